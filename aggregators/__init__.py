@@ -1,0 +1,1 @@
+"""Third-party ad aggregators: one folder per dialect, each two pure functions and a folder of JSON cases."""

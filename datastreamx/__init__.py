@@ -1,0 +1,1 @@
+"""Kernel of DatastreamX: domain model, wire formats, configuration, errors, clock and metrics."""

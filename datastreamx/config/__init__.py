@@ -1,0 +1,34 @@
+"""Configuration: one TOML file, strict, every problem reported at once."""
+
+from datastreamx.config.loader import load_config, parse_config
+from datastreamx.config.structs import (
+    AggregatorConfig,
+    AuctionConfig,
+    BigQueryConfig,
+    Config,
+    EventsConfig,
+    KafkaConfig,
+    MetricsConfig,
+    PrivacyConfig,
+    RecoveryConfig,
+    TopicsConfig,
+    ViewingConfig,
+    WarehouseConfig,
+)
+
+__all__ = [
+    "AggregatorConfig",
+    "AuctionConfig",
+    "BigQueryConfig",
+    "Config",
+    "EventsConfig",
+    "KafkaConfig",
+    "MetricsConfig",
+    "PrivacyConfig",
+    "RecoveryConfig",
+    "TopicsConfig",
+    "ViewingConfig",
+    "WarehouseConfig",
+    "load_config",
+    "parse_config",
+]

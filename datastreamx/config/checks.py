@@ -1,0 +1,100 @@
+"""Checks across keys: each value is fine by itself, together they are not."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from datastreamx.config.structs import Config
+
+OWNED_LIBRDKAFKA_KEYS = (
+    "acks",
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "group.id",
+    "message.timeout.ms",
+    "partitioner",
+    "request.required.acks",
+)
+"""librdkafka properties on which exactly-once delivery rests; a configuration may not change them."""
+
+MIN_SECRET_LENGTH = 16
+MAX_SECRET_LENGTH = 64
+
+
+def cross_checks(config: Config) -> list[str]:
+    """One line per problem; empty when the configuration is sound."""
+    return [*_viewing(config), *_auction(config), *_aggregators(config), *_kafka(config), *_privacy(config)]
+
+
+def _viewing(config: Config) -> list[str]:
+    viewing = config.viewing
+    problems = []
+    if viewing.session_gap_ms <= viewing.allowed_lateness_ms:
+        problems.append(
+            f"viewing.session_gap_ms ({viewing.session_gap_ms}) must exceed viewing.allowed_lateness_ms "
+            f"({viewing.allowed_lateness_ms}): else a session closes while its events may still arrive"
+        )
+    if viewing.state_ttl_ms < viewing.session_gap_ms + viewing.allowed_lateness_ms:
+        problems.append(
+            f"viewing.state_ttl_ms ({viewing.state_ttl_ms}) must be at least session_gap_ms + allowed_lateness_ms "
+            f"({viewing.session_gap_ms + viewing.allowed_lateness_ms}): else a box is forgotten in mid-session"
+        )
+    return problems
+
+
+def _auction(config: Config) -> list[str]:
+    needed = config.auction.push_reserve_ms + config.auction.min_call_ms
+    if config.viewing.decision_budget_ms <= needed:
+        return [
+            f"viewing.decision_budget_ms ({config.viewing.decision_budget_ms}) must exceed auction.push_reserve_ms + "
+            f"auction.min_call_ms ({needed}): else no auction ever has time for a call"
+        ]
+    return []
+
+
+def _aggregators(config: Config) -> list[str]:
+    if not config.aggregators:
+        return ["aggregators: at least one [[aggregators]] entry is needed, or nobody can be asked for an ad"]
+    counts = Counter(aggregator.name for aggregator in config.aggregators)
+    return [
+        f"aggregators: the name {name!r} is used {n} times; names must differ" for name, n in counts.items() if n > 1
+    ]
+
+
+def _kafka(config: Config) -> list[str]:
+    kafka = config.kafka
+    problems = [
+        f"kafka.librdkafka.{key!r} is set by the program, because exactly-once delivery rests on it; remove it"
+        for key in OWNED_LIBRDKAFKA_KEYS
+        if key in kafka.librdkafka
+    ]
+    sasl = kafka.security_protocol.startswith("sasl")
+    if sasl and kafka.sasl_mechanism is None:
+        problems.append(f"kafka.sasl_mechanism is missing: security_protocol {kafka.security_protocol} needs one")
+    if not sasl and kafka.sasl_mechanism is not None:
+        problems.append(f"kafka.security_protocol is {kafka.security_protocol}: set sasl_ssl or drop sasl_mechanism")
+    if kafka.sasl_mechanism == "OAUTHBEARER" and kafka.oauth is None:
+        problems.append("kafka.oauth is missing: OAUTHBEARER needs a source of tokens, google or oidc")
+    if kafka.sasl_mechanism in {"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"} and not (
+        kafka.sasl_username and kafka.sasl_password
+    ):
+        problems.append(f"kafka.sasl_username and kafka.sasl_password are needed by {kafka.sasl_mechanism}")
+    names = Counter([config.topics.events, config.topics.decisions, config.topics.facts, config.topics.dead_letters])
+    problems += [
+        f"topics: {name!r} serves {n} purposes; each topic needs its own name" for name, n in names.items() if n > 1
+    ]
+    return problems
+
+
+def _privacy(config: Config) -> list[str]:
+    length = len(config.privacy.box_key_secret.reveal().encode())
+    if not MIN_SECRET_LENGTH <= length <= MAX_SECRET_LENGTH:
+        return [
+            f"privacy.box_key_secret has {length} bytes, {MIN_SECRET_LENGTH} to {MAX_SECRET_LENGTH} are needed; "
+            "make one with: python3 -c 'import secrets; print(secrets.token_hex(16))'"
+        ]
+    return []

@@ -1,0 +1,1 @@
+"""The nouns of the domain, as frozen structs without behaviour that touches the outside world."""

@@ -1,0 +1,71 @@
+"""What a set-top box reports.
+
+One struct per event type; msgspec chooses it by the field `type`. Unknown fields are ignored, so a newer box may say
+more than we read; an unknown type is a dead letter, because dropping it in silence would hide a roll-out error.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+# Identifiers come from outside: bound them, so that no single event can blow up state, logs or an aggregator's request.
+Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+# 2000-01-01 to 2100-01-01: anything outside is a broken clock, and BigQuery would refuse the partition anyway.
+EpochMillis = Annotated[int, msgspec.Meta(ge=946_684_800_000, le=4_102_444_800_000)]
+Sequence = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+DurationMillis = Annotated[int, msgspec.Meta(ge=0, le=86_400_000)]
+
+
+class _BoxEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """What every event carries.
+
+    Attributes:
+        event_id: Unique id that the box gave the event.
+        box_id: Raw id of the box; personal data together with what it watches (never in logs, metrics or facts).
+        seq: Counter of the box; a repeated value is a duplicate, a jump is a gap.
+        event_time_ms: When it happened by the box's clock, milliseconds since the epoch.
+    """
+
+    event_id: Identifier
+    box_id: Identifier
+    seq: Sequence
+    event_time_ms: EpochMillis
+
+
+class Tune(_BoxEvent, frozen=True, kw_only=True, tag="tune"):
+    """The viewer tuned the box to a channel."""
+
+    channel_id: Identifier
+
+
+class AdShown(_BoxEvent, frozen=True, kw_only=True, tag="ad_shown"):
+    """The box displayed a pushed ad; from here on it is an impression."""
+
+    push_id: Identifier
+    ad_id: Identifier
+    shown_ms: DurationMillis
+
+
+class AdBreak(_BoxEvent, frozen=True, kw_only=True, tag="ad_break"):
+    """The channel that the box shows goes into an ad break: an opportunity."""
+
+    break_id: Identifier
+    channel_id: Identifier
+    starts_in_ms: DurationMillis
+    duration_ms: DurationMillis
+
+
+class Power(_BoxEvent, frozen=True, kw_only=True, tag="power"):
+    """The box was switched on or into standby."""
+
+    state: Literal["on", "standby"]
+
+
+class Heartbeat(_BoxEvent, frozen=True, kw_only=True, tag="heartbeat"):
+    """The box is alive; keeps event time moving while nobody touches the remote control."""
+
+
+BoxEvent = Tune | AdShown | AdBreak | Power | Heartbeat
+EVENT_TYPES: tuple[str, ...] = ("tune", "ad_shown", "ad_break", "power", "heartbeat")

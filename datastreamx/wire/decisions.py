@@ -1,0 +1,56 @@
+"""Topic `ad-decisions`: JSON, key = box id, one record per opportunity; one with a winner is the ad push."""
+
+from __future__ import annotations
+
+import msgspec
+
+from datastreamx.errors import CrashError
+from datastreamx.model.auction import Decision
+
+_DECODER = msgspec.json.Decoder(Decision)
+_ENCODER = msgspec.json.Encoder()
+
+
+class _IdOnly(msgspec.Struct):
+    auction_id: str
+
+
+_ID_DECODER = msgspec.json.Decoder(_IdOnly)
+
+
+def encode_decision(decision: Decision) -> bytes:
+    """JSON bytes of a decision."""
+    return _ENCODER.encode(decision)
+
+
+def decode_decision(value: bytes) -> Decision:
+    """Decision in a record's value.
+
+    Raises:
+        CrashError: The record is not one that this project wrote. The topic is ours alone, so going on would hide
+            that a stranger writes pushes.
+    """
+    try:
+        return _DECODER.decode(value)
+    except msgspec.DecodeError as error:
+        raise CrashError(
+            f"ad-decisions holds a record that is no decision: {error}; value starts {value[:80]!r}"
+        ) from None
+
+
+def decode_auction_id(value: bytes) -> str:
+    """Only the auction id: what the read-back after a crash needs of each record.
+
+    Raises:
+        CrashError: See `decode_decision`.
+    """
+    try:
+        return _ID_DECODER.decode(value).auction_id
+    except msgspec.DecodeError as error:
+        raise CrashError(
+            f"ad-decisions holds a record that is no decision: {error}; value starts {value[:80]!r}"
+        ) from None
+
+
+def _foreign(value: bytes, error: msgspec.DecodeError) -> CrashError:
+    return CrashError(f"ad-decisions holds a record that is no decision: {error}; its value starts {value[:80]!r}")

@@ -1,0 +1,68 @@
+"""Topic `box-facts`: one Arrow record batch per message, its table and schema version in the headers.
+
+The value is the batch in Arrow's IPC encapsulated message format without the schema, which both sides take from
+`datastreamx.tables`: a schema in each message would outweigh a small batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import pyarrow as pa
+
+from datastreamx.errors import CrashError
+from datastreamx.tables import FACT_TABLES, Table
+
+HEADER_TABLE = "table"
+HEADER_VERSION = "schema_version"
+HEADER_GROUP = "key_group"
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class FactBatch(msgspec.Struct, frozen=True):
+    """Rows of one table from one key group, sorted by (source_offset, ordinal)."""
+
+    table: str
+    partition: int
+    group: int
+    rows: pa.RecordBatch
+
+
+def encode_facts(facts: FactBatch) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """Value and headers of a message."""
+    table = FACT_TABLES[facts.table]
+    headers = [
+        (HEADER_TABLE, facts.table.encode()),
+        (HEADER_VERSION, str(table.version).encode()),
+        (HEADER_GROUP, str(facts.group).encode()),
+    ]
+    return facts.rows.serialize().to_pybytes(), headers
+
+
+def decode_facts(value: bytes, headers: Headers, partition: int) -> FactBatch:
+    """Invert `encode_facts`. The batch refers to `value`; nothing is copied.
+
+    Raises:
+        CrashError: Unknown table, a schema version newer than this program, or bytes that are no record batch.
+    """
+    fields = dict(headers)
+    try:
+        table: Table = FACT_TABLES[fields[HEADER_TABLE].decode()]
+        version = int(fields[HEADER_VERSION])
+        group = int(fields[HEADER_GROUP])
+    except (KeyError, ValueError) as error:
+        raise CrashError(
+            f"box-facts holds a message with headers {fields!r}: {error}; is another program writing?"
+        ) from None
+    if version != table.version:
+        raise CrashError(
+            f"box-facts holds {table.name} in schema version {version}, this program knows {table.version}: "
+            "deploy the warehouse flow before the ads flow when columns are added"
+        )
+    try:
+        rows = pa.ipc.read_record_batch(pa.py_buffer(value), table.arrow_schema)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CrashError(f"box-facts holds a message of {len(value)} bytes that is no record batch: {error}") from None
+    return FactBatch(table.name, partition, group, rows)

@@ -1,0 +1,1 @@
+"""Real local counterparts: a box fleet, ad aggregators, a Kafka broker and a BigQuery endpoint."""

@@ -1,0 +1,1 @@
+"""Apache Kafka for tests: a real broker, or three of them, without containers."""
