@@ -1,0 +1,311 @@
+"""State of one key group: a pure, deterministic state machine from records to rows and opportunities (decision D2).
+
+No clock, no randomness, no dependence on how the log was cut into chunks. Time is the watermark: the largest event time
+among the key group's own records. For each record in turn: the watermark moves, timers that are due fire in order of
+(due time, kind, box), then the event applies. So whatever is emitted has a position, (offset of the record, ordinal),
+that every replay repeats.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from datastreamx.config import ViewingConfig
+from datastreamx.model import identity
+from datastreamx.model.auction import Opportunity, Trigger
+from datastreamx.model.chunk import Record
+from datastreamx.model.events import AdBreak, AdShown, BoxEvent, Heartbeat, Power, Tune
+from datastreamx.model.keygroup import KeyGroup
+from operators.viewing.box import NEVER_MS, Box, Session
+from operators.viewing.columns import Row
+
+_HOUSEKEEPING = 0
+_DWELL = 1
+
+Timer = tuple[int, int, str]
+"""(due in event time ms, kind, box id): unique per box and kind, so ties break the same way in every replay."""
+
+_TYPE_NAMES: dict[type, str] = {
+    Tune: "tune",
+    AdShown: "ad_shown",
+    AdBreak: "ad_break",
+    Power: "power",
+    Heartbeat: "heartbeat",
+}
+
+
+@dataclass(slots=True)
+class ViewingOutput:
+    """What one call emitted, in order.
+
+    Attributes:
+        events: Rows of box_events.
+        sessions: Rows of viewing_sessions.
+        opportunities: Opportunities, expired ones included.
+        late: Events recorded as late.
+        duplicates: Events dropped because their sequence number was seen before.
+        missing: Sequence numbers skipped.
+    """
+
+    events: list[Row] = field(default_factory=list)
+    sessions: list[Row] = field(default_factory=list)
+    opportunities: list[Opportunity] = field(default_factory=list)
+    late: int = 0
+    duplicates: int = 0
+    missing: int = 0
+
+
+class KeyGroupState:
+    """All boxes of one key group.
+
+    Args:
+        key_group: Which one.
+        config: Durations, all in event time.
+        topic: Topic of the events; part of every auction id.
+        pseudonym: From raw box id to box key.
+    """
+
+    def __init__(self, key_group: KeyGroup, config: ViewingConfig, topic: str, pseudonym: Callable[[str], str]) -> None:
+        self.key_group = key_group
+        self._config = config
+        self._topic = topic
+        self._pseudonym = pseudonym
+        self.watermark_ms = NEVER_MS
+        self.boxes: dict[str, Box] = {}
+        self._timers: list[Timer] = []
+        # Sessions that the record in hand has closed so far.
+        self._session_ordinal = 0
+
+    def restore(self, watermark_ms: int, boxes: dict[str, Box]) -> None:
+        """Take over a snapshot. Timers follow from the boxes, so they are not part of it."""
+        self.watermark_ms, self.boxes = watermark_ms, boxes
+        self._timers = [(self._housekeeping_due_ms(box), _HOUSEKEEPING, box_id) for box_id, box in boxes.items()]
+        self._timers += [
+            (box.channel_ms + self._config.dwell_ms, _DWELL, box_id) for box_id, box in boxes.items() if box.dwell_armed
+        ]
+        heapq.heapify(self._timers)
+
+    def process(self, records: list[Record]) -> ViewingOutput:
+        """Apply records in log order."""
+        out = ViewingOutput()
+        for record in records:
+            event_time_ms = record.event.event_time_ms
+            if event_time_ms > self.watermark_ms:
+                self.watermark_ms = event_time_ms
+                if self._timers and self._timers[0][0] <= event_time_ms:
+                    self._fire_timers(record, out)
+            self._apply(record, out)
+        return out
+
+    def _apply(self, record: Record, out: ViewingOutput) -> None:
+        event = record.event
+        event_time_ms = event.event_time_ms
+        box = self.boxes.get(event.box_id)
+        if box is None:
+            gap = 0
+            box = Box(self._pseudonym(event.box_id), event.seq, event_time_ms)
+            self.boxes[event.box_id] = box
+            heapq.heappush(self._timers, (self._housekeeping_due_ms(box), _HOUSEKEEPING, event.box_id))
+        else:
+            missing = box.note_seq(event.seq, event_time_ms)
+            if missing is None:
+                out.duplicates += 1
+                return
+            gap = missing
+            box.last_event_ms = max(box.last_event_ms, event_time_ms)
+        out.missing += gap
+        if event_time_ms < self.watermark_ms - self._config.allowed_lateness_ms:
+            out.late += 1
+            self._emit_event(record, box, gap, out, is_late=True)
+            return
+        session = box.session_at(event_time_ms, self._config.session_gap_ms)
+        session.events += 1
+        match event:
+            case Tune():
+                session.note_tune(event_time_ms, event.seq, event.channel_id)
+                if box.tune(event_time_ms, event.seq, event.channel_id):
+                    box.dwell_armed, box.tune_offset = True, record.offset
+                    heapq.heappush(self._timers, (event_time_ms + self._config.dwell_ms, _DWELL, event.box_id))
+            case AdShown():
+                session.ads_shown += 1
+                box.show_ad(event_time_ms, event.seq, event.ad_id)
+            case Power():
+                box.power(event_time_ms, event.seq, standby=event.state == "standby")
+            case AdBreak():
+                self._on_ad_break(event, box, record, out)
+            case Heartbeat():
+                pass
+        self._emit_event(record, box, gap, out, is_late=False)
+
+    def _on_ad_break(self, event: AdBreak, box: Box, record: Record, out: ViewingOutput) -> None:
+        same_channel = box.channel_id == event.channel_id
+        self._offer(
+            box_id=event.box_id,
+            box=box,
+            trigger="ad_break",
+            cause_offset=record.offset,
+            record=record,
+            opportunity_ms=event.event_time_ms,
+            channel_id=event.channel_id,
+            last_channel_id=box.last_channel_id if same_channel else box.channel_id,
+            slot_ms=event.duration_ms,
+            break_id=event.break_id,
+            out=out,
+        )
+
+    def _fire_timers(self, record: Record, out: ViewingOutput) -> None:
+        timers, watermark_ms = self._timers, self.watermark_ms
+        self._session_ordinal = 0
+        while timers and timers[0][0] <= watermark_ms:
+            due_ms, kind, box_id = heapq.heappop(timers)
+            box = self.boxes.get(box_id)
+            if box is None:
+                continue
+            if kind == _DWELL:
+                # A later tune has armed its own timer; this one is about a channel that was left in time.
+                if box.dwell_armed and box.channel_ms + self._config.dwell_ms == due_ms:
+                    self._on_dwell(box_id, box, due_ms, record, out)
+            else:
+                self._keep_house(box_id, box, record, out)
+
+    def _on_dwell(self, box_id: str, box: Box, due_ms: int, record: Record, out: ViewingOutput) -> None:
+        box.dwell_armed = False
+        if box.channel_id is None:
+            raise AssertionError("a dwell timer without a channel")
+        self._offer(
+            box_id=box_id,
+            box=box,
+            trigger="dwell",
+            cause_offset=box.tune_offset,
+            record=record,
+            opportunity_ms=due_ms,
+            channel_id=box.channel_id,
+            last_channel_id=box.last_channel_id,
+            slot_ms=self._config.slot_ms,
+            break_id=None,
+            out=out,
+        )
+
+    def _keep_house(self, box_id: str, box: Box, record: Record, out: ViewingOutput) -> None:
+        """Close sessions that nothing can join any more; forget a box that is silent for too long."""
+        closing_ms = self._config.session_gap_ms + self._config.allowed_lateness_ms
+        for session in [s for s in box.sessions if s.end_ms + closing_ms <= self.watermark_ms]:
+            box.sessions.remove(session)
+            self._emit_session(record, box, session, out)
+        due_ms = self._housekeeping_due_ms(box)
+        if due_ms <= self.watermark_ms:
+            del self.boxes[box_id]
+        else:
+            heapq.heappush(self._timers, (due_ms, _HOUSEKEEPING, box_id))
+
+    def _housekeeping_due_ms(self, box: Box) -> int:
+        if box.sessions:
+            first_end_ms = min(session.end_ms for session in box.sessions)
+            return first_end_ms + self._config.session_gap_ms + self._config.allowed_lateness_ms
+        return box.last_event_ms + self._config.state_ttl_ms
+
+    def _offer(  # noqa: PLR0913 - one parameter per fact of the opportunity, all by name
+        self,
+        *,
+        box_id: str,
+        box: Box,
+        trigger: Trigger,
+        cause_offset: int,
+        record: Record,
+        opportunity_ms: int,
+        channel_id: str,
+        last_channel_id: str | None,
+        slot_ms: int,
+        break_id: str | None,
+        out: ViewingOutput,
+    ) -> None:
+        """Emit an opportunity, unless the box is in standby or had one too recently."""
+        if box.standby:
+            return
+        since_last_ms = opportunity_ms - box.last_opportunity_ms
+        if box.last_opportunity_ms != NEVER_MS and since_last_ms < self._config.min_push_interval_ms:
+            return
+        box.last_opportunity_ms = opportunity_ms
+        deadline_ms = opportunity_ms + self._config.decision_budget_ms
+        out.opportunities.append(
+            Opportunity(
+                auction_id=identity.auction_id(self._topic, self.key_group.partition, cause_offset, box_id),
+                box_id=box_id,
+                box_key=box.box_key,
+                partition=self.key_group.partition,
+                group=self.key_group.group,
+                offset=record.offset,
+                emitted_ms=record.timestamp_ms,
+                trigger=trigger,
+                opportunity_ms=opportunity_ms,
+                deadline_ms=deadline_ms,
+                slot_ms=slot_ms,
+                channel_id=channel_id,
+                last_channel_id=last_channel_id,
+                last_ad_id=box.last_ad_id,
+                break_id=break_id,
+                expired=self.watermark_ms > deadline_ms,
+            )
+        )
+
+    def _emit_event(self, record: Record, box: Box, gap: int, out: ViewingOutput, *, is_late: bool) -> None:
+        event = record.event
+        shown = event if isinstance(event, AdShown) else None
+        ad_break = event if isinstance(event, AdBreak) else None
+        out.events.append(
+            (
+                event.event_time_ms * 1000,
+                record.timestamp_ms * 1000,
+                box.box_key,
+                event.event_id,
+                event.seq,
+                gap,
+                _TYPE_NAMES[type(event)],
+                is_late,
+                _channel_of(event, box, is_late=is_late),
+                box.last_channel_id,
+                box.last_ad_id,
+                shown.push_id if shown else None,
+                shown.ad_id if shown else None,
+                shown.shown_ms if shown else None,
+                ad_break.break_id if ad_break else None,
+                ad_break.starts_in_ms if ad_break else None,
+                ad_break.duration_ms if ad_break else None,
+                event.state if isinstance(event, Power) else None,
+                self.key_group.partition,
+                self.key_group.group,
+                record.offset,
+                0,  # A record is one event: its row is the only one it emits into box_events.
+            )
+        )
+
+    def _emit_session(self, record: Record, box: Box, session: Session, out: ViewingOutput) -> None:
+        ordinal = self._session_ordinal
+        self._session_ordinal += 1
+        out.sessions.append(
+            (
+                session.start_ms * 1000,
+                session.end_ms * 1000,
+                box.box_key,
+                identity.session_id(box.box_key, session.start_ms),
+                session.end_ms - session.start_ms,
+                session.events,
+                session.tunes,
+                session.ads_shown,
+                session.first_channel_id,
+                session.last_channel_id,
+                self.key_group.partition,
+                self.key_group.group,
+                record.offset,
+                ordinal,
+            )
+        )
+
+
+def _channel_of(event: BoxEvent, box: Box, *, is_late: bool) -> str | None:
+    """Channel of an event's row: a late tune keeps its own, because the box's state does not speak of that time."""
+    if is_late and isinstance(event, Tune):
+        return event.channel_id
+    return box.channel_id
