@@ -196,3 +196,15 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str | None = None
     queue_us: int | None = None
     auction_us: int | None = None
+
+
+class DecidedAuction(msgspec.Struct, frozen=True, gc=False):
+    """What has to be known of a logged decision in order not to decide again.
+
+    Attributes:
+        offset: Kafka offset of the box event whose processing emitted the opportunity.
+    """
+
+    auction_id: str
+    group: int
+    offset: int
