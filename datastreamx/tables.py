@@ -5,6 +5,7 @@ Table and column names are interfaces. Columns are only ever added, and only as 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -250,3 +251,16 @@ FACT_TABLES: dict[str, Table] = {t.name: t for t in (BOX_EVENTS, VIEWING_SESSION
 TABLES: dict[str, Table] = {
     t.name: t for t in (BOX_EVENTS, VIEWING_SESSIONS, AD_DECISIONS, BIDS, IMPRESSIONS, MINUTE_ROLLUPS)
 }
+
+
+Row = tuple[object, ...]
+"""Values of one row in column order; timestamps are microseconds."""
+
+
+def record_batch(table: Table, rows: Sequence[Row]) -> pa.RecordBatch:
+    """Record batch of at least one row: transposed in C, no dictionary per row."""
+    schema = table.arrow_schema
+    columns = zip(*rows, strict=True)
+    return pa.record_batch(
+        [pa.array(values, type=field.type) for values, field in zip(columns, schema, strict=True)], schema=schema
+    )

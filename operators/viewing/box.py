@@ -64,6 +64,7 @@ class Box(msgspec.Struct, array_like=True, gc=False):
         dwell_armed: The current tune has not yet become an opportunity nor been passed over.
         tune_offset: Kafka offset of the current tune; the id of the opportunity that it causes derives from it.
         last_opportunity_ms: Event time of the latest opportunity.
+        housekeeping_ms: When the box's one housekeeping timer is due; it may be early, never too late.
         sessions: Open sessions, by start; mostly one, two while an older one may still receive events.
     """
 
@@ -86,6 +87,7 @@ class Box(msgspec.Struct, array_like=True, gc=False):
     dwell_armed: bool = False
     tune_offset: int = 0
     last_opportunity_ms: int = NEVER_MS
+    housekeeping_ms: int = NEVER_MS
     sessions: list[Session] = msgspec.field(default_factory=list)
 
     def tune(self, event_time_ms: int, seq: int, channel_id: str) -> bool:

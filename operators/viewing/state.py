@@ -18,8 +18,8 @@ from datastreamx.model.auction import Opportunity, Trigger
 from datastreamx.model.chunk import Record
 from datastreamx.model.events import AdBreak, AdShown, BoxEvent, Heartbeat, Power, Tune
 from datastreamx.model.keygroup import KeyGroup
+from datastreamx.tables import Row
 from operators.viewing.box import NEVER_MS, Box, Session
-from operators.viewing.columns import Row
 
 _HOUSEKEEPING = 0
 _DWELL = 1
@@ -81,7 +81,7 @@ class KeyGroupState:
     def restore(self, watermark_ms: int, boxes: dict[str, Box]) -> None:
         """Take over a snapshot. Timers follow from the boxes, so they are not part of it."""
         self.watermark_ms, self.boxes = watermark_ms, boxes
-        self._timers = [(self._housekeeping_due_ms(box), _HOUSEKEEPING, box_id) for box_id, box in boxes.items()]
+        self._timers = [(box.housekeeping_ms, _HOUSEKEEPING, box_id) for box_id, box in boxes.items()]
         self._timers += [
             (box.channel_ms + self._config.dwell_ms, _DWELL, box_id) for box_id, box in boxes.items() if box.dwell_armed
         ]
@@ -107,7 +107,6 @@ class KeyGroupState:
             gap = 0
             box = Box(self._pseudonym(event.box_id), event.seq, event_time_ms)
             self.boxes[event.box_id] = box
-            heapq.heappush(self._timers, (self._housekeeping_due_ms(box), _HOUSEKEEPING, event.box_id))
         else:
             missing = box.note_seq(event.seq, event_time_ms)
             if missing is None:
@@ -118,10 +117,12 @@ class KeyGroupState:
         out.missing += gap
         if event_time_ms < self.watermark_ms - self._config.allowed_lateness_ms:
             out.late += 1
+            self._arm_housekeeping(event.box_id, box)
             self._emit_event(record, box, gap, out, is_late=True)
             return
         session = box.session_at(event_time_ms, self._config.session_gap_ms)
         session.events += 1
+        self._arm_housekeeping(event.box_id, box)
         match event:
             case Tune():
                 session.note_tune(event_time_ms, event.seq, event.channel_id)
@@ -167,7 +168,7 @@ class KeyGroupState:
                 # A later tune has armed its own timer; this one is about a channel that was left in time.
                 if box.dwell_armed and box.channel_ms + self._config.dwell_ms == due_ms:
                     self._on_dwell(box_id, box, due_ms, record, out)
-            else:
+            elif box.housekeeping_ms == due_ms:
                 self._keep_house(box_id, box, record, out)
 
     def _on_dwell(self, box_id: str, box: Box, due_ms: int, record: Record, out: ViewingOutput) -> None:
@@ -194,17 +195,26 @@ class KeyGroupState:
         for session in [s for s in box.sessions if s.end_ms + closing_ms <= self.watermark_ms]:
             box.sessions.remove(session)
             self._emit_session(record, box, session, out)
-        due_ms = self._housekeeping_due_ms(box)
-        if due_ms <= self.watermark_ms:
+        if not box.sessions and box.last_event_ms + self._config.state_ttl_ms <= self.watermark_ms:
             del self.boxes[box_id]
         else:
-            heapq.heappush(self._timers, (due_ms, _HOUSEKEEPING, box_id))
+            box.housekeeping_ms = NEVER_MS
+            self._arm_housekeeping(box_id, box)
 
-    def _housekeeping_due_ms(self, box: Box) -> int:
+    def _arm_housekeeping(self, box_id: str, box: Box) -> None:
+        """Make sure that the box's timer is due no later than its next closing or forgetting.
+
+        Most events only move that moment further away; then the timer stays where it is and, when it fires for
+        nothing, is set anew. One timer per box instead of one per event.
+        """
         if box.sessions:
-            first_end_ms = min(session.end_ms for session in box.sessions)
-            return first_end_ms + self._config.session_gap_ms + self._config.allowed_lateness_ms
-        return box.last_event_ms + self._config.state_ttl_ms
+            first_end_ms = min([session.end_ms for session in box.sessions])
+            due_ms = first_end_ms + self._config.session_gap_ms + self._config.allowed_lateness_ms
+        else:
+            due_ms = box.last_event_ms + self._config.state_ttl_ms
+        if box.housekeeping_ms == NEVER_MS or due_ms < box.housekeeping_ms:
+            box.housekeeping_ms = due_ms
+            heapq.heappush(self._timers, (due_ms, _HOUSEKEEPING, box_id))
 
     def _offer(  # noqa: PLR0913 - one parameter per fact of the opportunity, all by name
         self,

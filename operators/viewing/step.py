@@ -18,9 +18,8 @@ from datastreamx.model import identity
 from datastreamx.model.auction import Opportunity
 from datastreamx.model.chunk import DecodedChunk
 from datastreamx.model.keygroup import KeyGroup
-from datastreamx.tables import BOX_EVENTS, VIEWING_SESSIONS
+from datastreamx.tables import BOX_EVENTS, VIEWING_SESSIONS, record_batch
 from datastreamx.wire.facts import FactBatch
-from operators.viewing.columns import record_batch
 from operators.viewing.snapshot import decode_snapshot, encode_snapshot
 from operators.viewing.state import KeyGroupState, ViewingOutput
 

@@ -1,0 +1,62 @@
+"""First record wins: a second decision about the same auction, from a process that had lost its place, is dropped."""
+
+from __future__ import annotations
+
+import msgspec
+
+from datastreamx.errors import StateMismatchError
+
+VERSION = 1
+
+MEMORY_MS = 120_000
+"""How long an auction id is remembered beyond its deadline. A second record can only come from a process that was
+replaced while its last produce request was under way: seconds, not minutes."""
+
+
+class _Snapshot(msgspec.Struct, array_like=True):
+    version: int
+    latest_ms: int
+    seen: dict[str, int]
+
+
+_DECODER = msgspec.msgpack.Decoder(_Snapshot)
+
+
+class FirstWins:
+    """Auction ids of one partition that were seen lately, with their deadlines."""
+
+    def __init__(self, snapshot: bytes | None = None) -> None:
+        self._seen: dict[str, int] = {}
+        self._latest_ms = 0
+        self._pruned_ms = 0
+        if snapshot is not None:
+            self._seen, self._latest_ms = _decode(snapshot)
+
+    def is_first(self, auction_id: str, deadline_ms: int) -> bool:
+        """Whether this is the first record of the auction."""
+        if auction_id in self._seen:
+            return False
+        self._seen[auction_id] = deadline_ms
+        self._latest_ms = max(self._latest_ms, deadline_ms)
+        if self._latest_ms - self._pruned_ms > MEMORY_MS // 4:
+            self._prune()
+        return True
+
+    def snapshot(self) -> bytes:
+        """Versioned bytes of what is remembered."""
+        return msgspec.msgpack.encode(_Snapshot(VERSION, self._latest_ms, self._seen))
+
+    def _prune(self) -> None:
+        self._pruned_ms = self._latest_ms
+        oldest_ms = self._latest_ms - MEMORY_MS
+        self._seen = {auction: deadline for auction, deadline in self._seen.items() if deadline >= oldest_ms}
+
+
+def _decode(snapshot: bytes) -> tuple[dict[str, int], int]:
+    try:
+        decoded = _DECODER.decode(snapshot)
+    except msgspec.DecodeError as error:
+        raise StateMismatchError(f"seen auctions of {len(snapshot)} bytes cannot be read: {error}") from None
+    if decoded.version != VERSION:
+        raise StateMismatchError(f"seen auctions have version {decoded.version}, this program reads {VERSION}")
+    return decoded.seen, decoded.latest_ms

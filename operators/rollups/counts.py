@@ -1,0 +1,134 @@
+"""Counting. Rows are increments: appended, never updated, and summed by whoever reads them."""
+
+from __future__ import annotations
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datastreamx.errors import StateMismatchError
+from datastreamx.model.auction import Decision, Outcome
+from datastreamx.tables import BOX_EVENTS, Row
+from datastreamx.wire.facts import FactBatch
+from operators.impressions.join import Impression
+
+VERSION = 1
+
+_MINUTE_MS = 60_000
+_MICROS_PER_MINUTE = _MINUTE_MS * 1000
+
+Key = tuple[int, str | None, str | None]
+"""(start of the minute in ms, channel, aggregator)."""
+
+
+class Counts(msgspec.Struct, array_like=True):
+    """Increments since the last emission, in the order of the table's columns."""
+
+    events: int = 0
+    late_events: int = 0
+    tunes: int = 0
+    opportunities: int = 0
+    wins: int = 0
+    calls: int = 0
+    bids: int = 0
+    timeouts: int = 0
+    errors: int = 0
+    impressions: int = 0
+    revenue_micros: int = 0
+
+
+class _Snapshot(msgspec.Struct, array_like=True):
+    version: int
+    counts: list[tuple[Key, Counts]]
+
+
+_DECODER = msgspec.msgpack.Decoder(_Snapshot)
+_BID_CODES = frozenset({Outcome.WON, Outcome.OUTBID, Outcome.BELOW_FLOOR, Outcome.CURRENCY, Outcome.CREATIVE_REJECTED})
+_ERROR_CODES = frozenset({Outcome.ERROR, Outcome.INVALID_RESPONSE, Outcome.UNREACHABLE, Outcome.OVERSIZE})
+
+
+class Rollup:
+    """Counts of one partition since the last emission."""
+
+    def __init__(self, snapshot: bytes | None = None) -> None:
+        self._counts: dict[Key, Counts] = {}
+        if snapshot is not None:
+            self._counts = _decode(snapshot)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was counted."""
+        return not self._counts
+
+    def add_facts(self, facts: FactBatch) -> None:
+        """Count events; grouped by Arrow, so Python sees one entry per group and not one per row."""
+        if facts.table != BOX_EVENTS.name:
+            return
+        rows = facts.rows
+        micros = rows.column("event_time").cast(pa.int64())
+        minute = pc.multiply(pc.divide(micros, _MICROS_PER_MINUTE), _MINUTE_MS)
+        grouped = (
+            pa.table(
+                [minute, rows.column("channel_id"), rows.column("type"), rows.column("is_late")],
+                names=["minute", "channel", "type", "late"],
+            )
+            .group_by(["minute", "channel", "type", "late"])
+            .aggregate([([], "count_all")])
+        )
+        names = ("minute", "channel", "type", "late", "count_all")
+        for minute_ms, channel_id, event_type, is_late, count in zip(
+            *(grouped.column(name).to_pylist() for name in names), strict=True
+        ):
+            counts = self._at(minute_ms, channel_id, None)
+            counts.events += count
+            counts.late_events += count if is_late else 0
+            counts.tunes += count if event_type == "tune" else 0
+
+    def add_decision(self, decision: Decision) -> None:
+        """Count an opportunity, its calls and its bids."""
+        self._at(decision.decided_ms, decision.channel_id, None).opportunities += 1
+        for outcome in decision.outcomes:
+            counts = self._at(decision.decided_ms, decision.channel_id, outcome.aggregator)
+            counts.calls += outcome.called
+            counts.bids += outcome.code in _BID_CODES
+            counts.wins += outcome.code is Outcome.WON
+            counts.timeouts += outcome.code is Outcome.TIMEOUT
+            counts.errors += outcome.code in _ERROR_CODES
+
+    def add_impression(self, impression: Impression) -> None:
+        """Count a displayed ad and what it earned: a CPM is the price of a thousand."""
+        push = impression.push
+        channel_id, aggregator = (push.channel_id, push.aggregator) if push else (None, None)
+        counts = self._at(impression.display.shown_time_ms, channel_id, aggregator)
+        counts.impressions += 1
+        counts.revenue_micros += round(push.price_micros / 1000) if push else 0
+
+    def take(self) -> list[Row]:
+        """Rows of minute_rollups for everything counted, and start anew."""
+        rows = [
+            (minute_ms * 1000, channel_id, aggregator, *msgspec.structs.astuple(counts))
+            for (minute_ms, channel_id, aggregator), counts in self._counts.items()
+        ]
+        self._counts = {}
+        return rows
+
+    def snapshot(self) -> bytes:
+        """Versioned bytes of the counts."""
+        return msgspec.msgpack.encode(_Snapshot(VERSION, list(self._counts.items())))
+
+    def _at(self, time_ms: int, channel_id: str | None, aggregator: str | None) -> Counts:
+        key = (time_ms - time_ms % _MINUTE_MS, channel_id, aggregator)
+        counts = self._counts.get(key)
+        if counts is None:
+            counts = self._counts[key] = Counts()
+        return counts
+
+
+def _decode(snapshot: bytes) -> dict[Key, Counts]:
+    try:
+        decoded = _DECODER.decode(snapshot)
+    except msgspec.DecodeError as error:
+        raise StateMismatchError(f"rollup counts of {len(snapshot)} bytes cannot be read: {error}") from None
+    if decoded.version != VERSION:
+        raise StateMismatchError(f"rollup counts have version {decoded.version}, this program reads {VERSION}")
+    return dict(decoded.counts)

@@ -1,0 +1,98 @@
+"""Short ways to make the things that tests are about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datastreamx.config import Config, parse_config
+from datastreamx.model.auction import Opportunity
+from datastreamx.model.chunk import Chunk, Record
+from datastreamx.model.events import AdBreak, AdShown, BoxEvent, Heartbeat, Power, Tune
+from datastreamx.model.keygroup import KeyGroup
+from datastreamx.wire.events import encode_event
+
+T0 = 1_700_000_000_000
+
+CONFIG_TEXT = """
+[kafka]
+bootstrap = "127.0.0.1:9"
+[bigquery]
+project = "test"
+[privacy]
+box_key_secret = "0123456789abcdef"
+[[aggregators]]
+name = "alpha"
+adapter = "simple"
+url = "http://127.0.0.1:9/bid"
+"""
+
+
+def config(extra: str = "") -> Config:
+    return parse_config(CONFIG_TEXT + extra)
+
+
+def tune(at_ms: int, channel: str = "ch1", *, box: str = "stb-1", seq: int | None = None) -> Tune:
+    return Tune(channel_id=channel, **_common(at_ms, box, seq))
+
+
+def shown(at_ms: int, ad: str = "ad-1", *, box: str = "stb-1", seq: int | None = None) -> AdShown:
+    return AdShown(push_id=f"push-{ad}", ad_id=ad, shown_ms=15_000, **_common(at_ms, box, seq))
+
+
+def heartbeat(at_ms: int, *, box: str = "stb-1", seq: int | None = None) -> Heartbeat:
+    return Heartbeat(**_common(at_ms, box, seq))
+
+
+def power(at_ms: int, state: Any, *, box: str = "stb-1", seq: int | None = None) -> Power:
+    return Power(state=state, **_common(at_ms, box, seq))
+
+
+def ad_break(at_ms: int, channel: str = "ch1", *, box: str = "stb-1", seq: int | None = None) -> AdBreak:
+    common = _common(at_ms, box, seq)
+    return AdBreak(break_id="break-1", channel_id=channel, starts_in_ms=0, duration_ms=30_000, **common)
+
+
+def records(*events: BoxEvent, first_offset: int = 0, lag_ms: int = 7) -> list[Record]:
+    """Records of a log that holds `events` in this order; Kafka received each `lag_ms` after its event time."""
+    return [
+        Record(first_offset + index, event.event_time_ms + lag_ms, event) for index, event in enumerate(events)
+    ]
+
+
+def chunk(*events: BoxEvent, partition: int = 0, group: int = 0, first_offset: int = 0) -> Chunk:
+    return Chunk(
+        partition,
+        group,
+        [first_offset + index for index in range(len(events))],
+        [event.event_time_ms for event in events],
+        [event.box_id.encode() for event in events],
+        [encode_event(event) for event in events],
+    )
+
+
+def opportunity(**changes: Any) -> Opportunity:
+    fields: dict[str, Any] = {
+        "auction_id": "a" * 32,
+        "box_id": "stb-1",
+        "box_key": "k" * 32,
+        "partition": 0,
+        "group": 0,
+        "offset": 5,
+        "emitted_ms": T0,
+        "trigger": "dwell",
+        "opportunity_ms": T0,
+        "deadline_ms": T0 + 2_000,
+        "slot_ms": 30_000,
+        "channel_id": "ch1",
+        "last_channel_id": "ch2",
+        "last_ad_id": "ad-0",
+    }
+    return Opportunity(**{**fields, **changes})
+
+
+KEY_GROUP = KeyGroup(0, 0)
+
+
+def _common(at_ms: int, box: str, seq: int | None) -> dict[str, Any]:
+    number = at_ms if seq is None else seq
+    return {"event_id": f"{box}-{number}", "box_id": box, "seq": number, "event_time_ms": T0 + at_ms}

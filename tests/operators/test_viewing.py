@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datastreamx.config import ViewingConfig
+from datastreamx.errors import StateMismatchError
+from datastreamx.model.chunk import Record
+from datastreamx.model.events import BoxEvent
+from datastreamx.model.keygroup import KeyGroup
+from datastreamx.tables import BOX_EVENTS, VIEWING_SESSIONS, record_batch
+from operators.viewing.snapshot import decode_snapshot, encode_snapshot
+from operators.viewing.state import KeyGroupState, ViewingOutput
+from tests.builders import KEY_GROUP, T0, ad_break, heartbeat, power, records, shown, tune
+
+GOLDEN = Path(__file__).parent / "golden"
+
+CONFIG = ViewingConfig(
+    allowed_lateness_ms=10_000,
+    session_gap_ms=60_000,
+    state_ttl_ms=300_000,
+    dwell_ms=15_000,
+    min_push_interval_ms=100_000,
+    decision_budget_ms=2_000,
+)
+
+
+def state(config: ViewingConfig = CONFIG) -> KeyGroupState:
+    return KeyGroupState(KEY_GROUP, config, "box-events", lambda box_id: f"key-of-{box_id}")
+
+
+def run(*events: BoxEvent, config: ViewingConfig = CONFIG) -> tuple[KeyGroupState, ViewingOutput]:
+    keeper = state(config)
+    return keeper, keeper.process(records(*events))
+
+
+def column(out: ViewingOutput, name: str) -> list[Any]:
+    index = BOX_EVENTS.arrow_schema.get_field_index(name)
+    return [row[index] for row in out.events]
+
+
+def sessions(out: ViewingOutput) -> list[dict[str, Any]]:
+    names = VIEWING_SESSIONS.arrow_schema.names
+    return [dict(zip(names, row, strict=True)) for row in out.sessions]
+
+
+def test_last_channel_is_the_one_before_the_current() -> None:
+    _, out = run(tune(0, "a"), tune(1, "b"), tune(2, "b"), heartbeat(3))
+    assert column(out, "channel_id") == ["a", "b", "b", "b"]
+    assert column(out, "last_channel_id") == [None, "a", "a", "a"]
+
+
+def test_last_ad_stays_across_a_session_gap() -> None:
+    _, out = run(shown(0, "ad-7"), heartbeat(200_000))
+    assert column(out, "last_ad_id") == ["ad-7", "ad-7"]
+    assert len(out.sessions) == 1
+
+
+def test_dwell_makes_an_opportunity_when_the_watermark_passes_it() -> None:
+    _, out = run(tune(0, "a"), tune(1_000, "b"), heartbeat(16_500, box="stb-2", seq=1))
+    (found,) = out.opportunities
+    assert (found.trigger, found.channel_id, found.last_channel_id) == ("dwell", "b", "a")
+    assert found.opportunity_ms == T0 + 16_000
+    assert found.deadline_ms == T0 + 18_000
+    assert found.offset == 2
+    assert not found.expired
+
+
+def test_zapping_asks_for_nothing() -> None:
+    _, out = run(*(tune(5_000 * i, f"ch{i}", seq=i) for i in range(4)))
+    assert out.opportunities == []
+
+
+def test_ad_break_makes_an_opportunity_at_once() -> None:
+    _, out = run(tune(0, "a"), ad_break(5_000, "a"))
+    (found,) = out.opportunities
+    assert (found.trigger, found.break_id, found.slot_ms) == ("ad_break", "break-1", 30_000)
+
+
+def test_min_push_interval_caps_opportunities_per_box() -> None:
+    _, out = run(*(ad_break(at) for at in (0, 50_000, 99_999, 100_000)))
+    assert [found.opportunity_ms - T0 for found in out.opportunities] == [0, 100_000]
+
+
+def test_standby_box_gets_no_opportunity() -> None:
+    _, out = run(tune(0, "a"), power(100, "standby"), heartbeat(20_000), power(20_001, "on"), ad_break(20_002, "a"))
+    assert [found.trigger for found in out.opportunities] == ["ad_break"]
+
+
+def test_opportunity_that_arises_after_its_deadline_is_expired() -> None:
+    _, out = run(tune(0, "a"), heartbeat(17_001))
+    assert [found.expired for found in out.opportunities] == [True]
+
+
+def test_auction_id_follows_from_the_tune_and_not_from_the_record_that_fired_the_timer() -> None:
+    _, one = run(tune(0, "a"), heartbeat(15_000))
+    _, two = run(tune(0, "a"), heartbeat(1), heartbeat(16_000))
+    assert one.opportunities[0].auction_id == two.opportunities[0].auction_id
+    assert one.opportunities[0].offset != two.opportunities[0].offset
+
+
+def test_duplicate_by_seq_is_dropped_and_counted() -> None:
+    _, out = run(tune(0, "a"), tune(5, "b"), tune(0, "a"), tune(5, "b"))
+    assert (len(out.events), out.duplicates) == (2, 2)
+
+
+def test_seq_gap_is_recorded_with_the_event_after_it() -> None:
+    _, out = run(heartbeat(0, seq=10), heartbeat(1, seq=14))
+    assert column(out, "seq_gap") == [0, 3]
+    assert out.missing == 3
+
+
+def test_box_that_counts_anew_is_not_taken_for_duplicates() -> None:
+    _, out = run(heartbeat(0, seq=500), heartbeat(1_000, seq=1), heartbeat(2_000, seq=2))
+    assert column(out, "seq") == [500, 1, 2]
+    assert out.duplicates == 0
+
+
+def test_late_event_is_recorded_and_changes_nothing() -> None:
+    keeper, out = run(tune(0, "a", seq=1), heartbeat(50_000, seq=4), tune(20_000, "b", seq=2), heartbeat(50_001, seq=5))
+    assert column(out, "is_late") == [False, False, True, False]
+    assert column(out, "channel_id")[2:] == ["b", "a"]
+    assert out.late == 1
+    assert keeper.boxes["stb-1"].channel_id == "a"
+
+
+def test_session_closes_after_gap_and_lateness_and_counts_its_events() -> None:
+    _, out = run(
+        tune(0, "a"), tune(9_000, "b"), shown(30_000), heartbeat(99_999, box="stb-2"), heartbeat(100_000, box="stb-2")
+    )
+    (row,) = sessions(out)
+    assert row["events"] == 3
+    assert (row["tunes"], row["ads_shown"], row["duration_ms"]) == (2, 1, 30_000)
+    assert (row["first_channel_id"], row["last_channel_id"]) == ("a", "b")
+    assert row["source_offset"] == 4
+
+
+def test_event_between_two_sessions_joins_them() -> None:
+    keeper, out = run(heartbeat(0, seq=1), heartbeat(64_000, seq=3), heartbeat(56_000, seq=2), heartbeat(60_000, seq=4))
+    assert out.sessions == []
+    (session,) = keeper.boxes["stb-1"].sessions
+    assert (session.start_ms, session.end_ms, session.events) == (T0, T0 + 64_000, 4)
+
+
+def test_silent_box_is_forgotten() -> None:
+    keeper, out = run(tune(0, "a"), heartbeat(299_999, box="stb-2"))
+    assert len(out.sessions) == 1
+    assert set(keeper.boxes) == {"stb-1", "stb-2"}
+    keeper.process(records(heartbeat(300_000, box="stb-2"), first_offset=2))
+    assert set(keeper.boxes) == {"stb-2"}
+
+
+def test_rows_fit_the_tables() -> None:
+    _, out = run(tune(0), shown(1), ad_break(2), power(3, "on"), heartbeat(200_000))
+    assert record_batch(BOX_EVENTS, out.events).num_rows == 5
+    assert record_batch(VIEWING_SESSIONS, out.sessions).num_rows == 1
+
+
+_BOXES = st.sampled_from(["stb-1", "stb-2", "stb-3"])
+_CHANNELS = st.sampled_from(["a", "b", "c"])
+
+
+@st.composite
+def _logs(draw: st.DrawFn, *, max_step_ms: int = 70_000) -> list[BoxEvent]:
+    """Events in event-time order, with rising sequence numbers per box."""
+    at_ms = 0
+    seqs: dict[str, int] = {}
+    events: list[BoxEvent] = []
+    for _ in range(draw(st.integers(1, 40))):
+        at_ms += draw(st.integers(0, max_step_ms))
+        box = draw(_BOXES)
+        seqs[box] = seqs.get(box, 0) + 1
+        place: dict[str, Any] = {"box": box, "seq": seqs[box]}
+        kind = draw(st.sampled_from(["tune", "shown", "break", "power", "heartbeat"]))
+        if kind == "tune":
+            events.append(tune(at_ms, draw(_CHANNELS), **place))
+        elif kind == "shown":
+            events.append(shown(at_ms, draw(_CHANNELS), **place))
+        elif kind == "break":
+            events.append(ad_break(at_ms, draw(_CHANNELS), **place))
+        elif kind == "power":
+            events.append(power(at_ms, draw(st.sampled_from(["on", "standby"])), **place))
+        else:
+            events.append(heartbeat(at_ms, **place))
+    return events
+
+
+def _messy(events: list[BoxEvent], seed: int) -> list[BoxEvent]:
+    """The same log with duplicates and reordering, late ones included."""
+    rng = random.Random(seed)
+    log = events + [event for event in events if rng.random() < 0.2]
+    return sorted(log, key=lambda event: event.event_time_ms + rng.uniform(0, 20_000))
+
+
+def _everything(outputs: list[ViewingOutput]) -> dict[str, Any]:
+    return {
+        "events": [row for out in outputs for row in out.events],
+        "sessions": [row for out in outputs for row in out.sessions],
+        "opportunities": [found for out in outputs for found in out.opportunities],
+        "counts": [sum(getattr(out, name) for out in outputs) for name in ("late", "duplicates", "missing")],
+    }
+
+
+def _cut(log: list[Record], cuts: list[int]) -> list[list[Record]]:
+    edges = [0, *sorted(cut % (len(log) + 1) for cut in cuts), len(log)]
+    return [log[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(_logs(), st.integers(0, 2**32), st.lists(st.integers(0, 100), max_size=8))
+def test_any_chunking_of_a_log_gives_identical_output(events: list[BoxEvent], seed: int, cuts: list[int]) -> None:
+    log = records(*_messy(events, seed))
+    whole = state()
+    expected = _everything([whole.process(log)])
+    pieces = state()
+    assert _everything([pieces.process(piece) for piece in _cut(log, cuts)]) == expected
+    assert encode_snapshot(pieces) == encode_snapshot(whole)
+
+
+@settings(max_examples=150, deadline=None)
+@given(_logs(), st.integers(0, 2**32), st.lists(st.integers(0, 100), max_size=4))
+def test_snapshot_and_resume_anywhere_changes_nothing(events: list[BoxEvent], seed: int, cuts: list[int]) -> None:
+    log = records(*_messy(events, seed))
+    expected = _everything([state().process(log)])
+    keeper, outputs = state(), []
+    for piece in _cut(log, cuts):
+        outputs.append(keeper.process(piece))
+        keeper = decode_snapshot(encode_snapshot(keeper), lambda _: state())
+    assert _everything(outputs) == expected
+
+
+def _viewing_facts(keeper: KeyGroupState) -> dict[str, Any]:
+    """Final state without what speaks of the order of arrival: opportunities are offered as soon as they are known."""
+    return {
+        box_id: {
+            "channel": (box.channel_id, box.channel_ms, box.last_channel_id),
+            "ad": (box.last_ad_id, box.last_ad_ms),
+            "standby": box.standby,
+            "seq": (box.last_seq, box.seen),
+            "event_ms": box.last_event_ms,
+            "sessions": [msgspec.structs.asdict(session) for session in box.sessions],
+        }
+        for box_id, box in keeper.boxes.items()
+    }
+
+
+@settings(max_examples=200, deadline=None)
+@given(_logs(max_step_ms=4_000), st.integers(0, 2**32))
+def test_any_order_within_lateness_gives_the_same_final_state(events: list[BoxEvent], seed: int) -> None:
+    rng = random.Random(seed)
+    shuffled = sorted(events, key=lambda event: event.event_time_ms + rng.uniform(0, CONFIG.allowed_lateness_ms))
+    ordered, disordered = state(), state()
+    assert ordered.process(records(*events)).late == 0
+    assert disordered.process(records(*shuffled)).late == 0
+    assert _viewing_facts(disordered) == _viewing_facts(ordered)
+
+
+@settings(max_examples=100, deadline=None)
+@given(_logs(), st.integers(0, 2**32))
+def test_every_record_ends_in_exactly_one_row_or_count(events: list[BoxEvent], seed: int) -> None:
+    log = records(*_messy(events, seed))
+    out = state().process(log)
+    offsets = column(out, "source_offset")
+    assert len(set(offsets)) == len(offsets)
+    assert len(offsets) + out.duplicates == len(log)
+    assert len({found.auction_id for found in out.opportunities}) == len(out.opportunities)
+
+
+def test_snapshot_bytes_are_an_interface() -> None:
+    """A change here means that running deployments cannot resume: raise VERSION and keep a reader for the old one."""
+    keeper, _ = run(tune(0, "a"), tune(1_000, "b"), shown(2_000), heartbeat(3_000, box="stb-2", seq=9))
+    golden = GOLDEN / "viewing-snapshot-v1.msgpack"
+    assert encode_snapshot(keeper) == golden.read_bytes()
+    restored = decode_snapshot(golden.read_bytes(), lambda _: state())
+    assert _viewing_facts(restored) == _viewing_facts(keeper)
+
+
+def test_snapshot_of_another_version_is_refused() -> None:
+    foreign = msgspec.msgpack.encode([2, 0, 0, 0, {}])
+    with pytest.raises(StateMismatchError, match="version 2"):
+        decode_snapshot(foreign, lambda _: state())
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00", b"garbage", b"\x93\x01"])
+def test_bytes_that_are_no_snapshot_are_refused(damage: bytes) -> None:
+    with pytest.raises(StateMismatchError):
+        decode_snapshot(damage, lambda _: state())
+
+
+def test_snapshot_names_its_key_group() -> None:
+    keeper = KeyGroupState(KeyGroup(7, 3), CONFIG, "box-events", str)
+    keeper.process(records(tune(0)))
+    seen: list[KeyGroup] = []
+
+    def make(key_group: KeyGroup) -> KeyGroupState:
+        seen.append(key_group)
+        return state()
+
+    decode_snapshot(encode_snapshot(keeper), make)
+    assert seen == [KeyGroup(7, 3)]
