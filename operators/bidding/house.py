@@ -57,6 +57,7 @@ class AuctionHouse:
         self._decided: defaultdict[str, deque[Decision]] = defaultdict(deque)
         self._fault: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
 
@@ -102,7 +103,8 @@ class AuctionHouse:
             if self._loop is None:
                 sys.setswitchinterval(_SWITCH_INTERVAL_S)
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="auction-house", daemon=True).start()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="auction-house", daemon=True)
+                self._thread.start()
             return self._loop
 
     def _start(self, key: str, auctions: list[InFlight], handed_over_ns: int) -> None:
@@ -148,15 +150,18 @@ class AuctionHouse:
     def close(self) -> None:
         """Stop the loop and its thread; running auctions are dropped (they are in the snapshot)."""
         with self._lock:
-            loop, self._loop = self._loop, None
-        if loop is None:
+            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
+        if loop is None or thread is None:
             return
-
-        async def shut_down() -> None:
-            for task in list(self._tasks):
-                task.cancel()
-            if self._session is not None:
-                await self._session.close()
-
-        asyncio.run_coroutine_threadsafe(shut_down(), loop).result(timeout=5)
+        asyncio.run_coroutine_threadsafe(self._shut_down(), loop).result(timeout=5)
         loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout=5)
+        loop.close()
+
+    async def _shut_down(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()

@@ -1,76 +1,72 @@
-"""One Kafka node as a child process that cannot outlive the test run."""
+"""One Kafka node: its folder, its JVM, and the storage tool that prepares its log directory."""
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 from datastreamx.errors import CrashError
+from simulator.processes import Child
 
-_JVM_OPTIONS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xms128m", "-Djava.awt.headless=true")
-_LOG_OPTIONS = ("-Dorg.slf4j.simpleLogger.defaultLogLevel=info", "-Dorg.slf4j.simpleLogger.showDateTime=true")
-_KILL_TIMEOUT_S = 10
-_FORMAT_TIMEOUT_S = 60
-_LOG_TAIL_BYTES = 4_000
+_JVM_OPTIONS = (
+    # Quick to start and small: no second compiler, no collector threads.
+    *("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xms128m"),
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
+)
+_STOP_TIMEOUT_S = 30.0
+_FORMAT_TIMEOUT_S = 60.0
+_OUTPUT_TAIL_CHARS = 2_000
 
 
 class Broker:
-    """Starts and ends the JVM of one node.
+    """Starts and ends the JVM of one node; everything that it writes goes to `directory`.
 
-    The JVM gets SIGKILL from the kernel when the *thread* that started it ends, however that happens, so start
-    brokers from a thread that lives as long as they should.
+    Args:
+        name: How errors call the node.
+        java: Path of the Java launcher.
+        jars: Folder of the server's jars.
+        directory: The node's own folder; made if missing.
+        heap_mb: The largest heap, in MiB.
+        cluster_id: 22 characters of URL-safe base64, the same for every node and every start.
     """
 
-    def __init__(self, *, java: str, jars: Path, directory: Path, heap_mb: int, cluster_id: str) -> None:
-        self.directory = directory
-        self._java = java
-        self._classpath = f"{jars}/*"
-        self._heap_mb = heap_mb
+    def __init__(self, name: str, *, java: str, jars: Path, directory: Path, heap_mb: int, cluster_id: str) -> None:
+        self.data_directory = directory / "data"
+        self._name = name
+        self._java = (java, f"-Xmx{heap_mb}m", *_JVM_OPTIONS, "-cp", f"{jars}/*")
         self._cluster_id = cluster_id
+        self._directory = directory
         self._properties = directory / "server.properties"
-        self._log = directory / "server.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
 
     @property
     def pid(self) -> int | None:
         """The process id while the node runs."""
-        return self._process.pid if self._process is not None and self._process.poll() is None else None
+        return self._child.pid if self._child is not None and self._child.poll() is None else None
 
-    def format(self, properties: str) -> None:
-        """Write `server.properties` and prepare the empty log directory; data that exists is kept.
+    def start(self, properties: str) -> None:
+        """Prepare an empty log directory, keep one that has data, and start the JVM; it is not ready on return.
 
-        Raises:
-            CrashError: Kafka's storage tool refused the settings.
-        """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._properties.write_text(properties)
-        command = [
-            *self._jvm("kafka.tools.StorageTool"),
-            *("format", "--ignore-formatted", "--cluster-id", self._cluster_id, "--config", str(self._properties)),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_FORMAT_TIMEOUT_S)
-        if done.returncode != 0:
-            raise CrashError(f"kafka.tools.StorageTool refused {self._properties}:\n{done.stdout[-2000:]}{done.stderr}")
-
-    def start(self) -> None:
-        """Start the JVM and return at once; the node is not ready yet.
+        Args:
+            properties: The text of `server.properties`.
 
         Raises:
-            CrashError: It runs already, or `setpriv` is missing.
+            CrashError: The node runs already, or Kafka's storage tool refused the settings.
         """
         if self.pid is not None:
-            raise CrashError(f"the Kafka node in {self.directory} runs already (pid {self.pid}): stop it first")
-        setpriv = shutil.which("setpriv")
-        if setpriv is None:
-            raise CrashError("setpriv is not on the PATH, and it ties the brokers' life to ours: install util-linux 2.33+")
-        command = [setpriv, "--pdeathsig", "KILL", *self._jvm("kafka.Kafka"), str(self._properties)]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, start_new_session=True
-            )
+            raise CrashError(f"{self._name} runs already as process {self.pid}: stop it first")
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._properties.write_text(properties)
+        self._format()
+        self._child = Child(
+            self._name,
+            (*self._java, "kafka.Kafka", str(self._properties)),
+            log_path=self._directory / "server.log",
+            cwd=self._directory,
+        )
+        self._child.start()
 
     def check_alive(self) -> None:
         """Return if the JVM runs.
@@ -78,33 +74,38 @@ class Broker:
         Raises:
             CrashError: It ended by itself; the message ends with its log.
         """
-        if self._process is not None and self._process.poll() is not None:
+        if self.pid is None:
+            raise CrashError(f"{self._name} ended by itself:\n{self.log_tail()}")
+
+    def stop(self) -> None:
+        """Send SIGTERM: the node hands its leaderships over and closes its logs. Nothing happens if it does not run.
+
+        Raises:
+            CrashError: It did not end in time, and was killed.
+        """
+        if self._child is None or self.pid is None:
+            return
+        if self._child.stop(_STOP_TIMEOUT_S) == -signal.SIGKILL:
             raise CrashError(
-                f"the Kafka node in {self.directory} ended with code {self._process.returncode}:\n{self.log_tail()}"
+                f"{self._name} did not end within {_STOP_TIMEOUT_S:g} s of SIGTERM and was killed: it leaves through"
+                f" its controllers, so most nodes have to run\n{self.log_tail()}"
             )
 
-    def request_stop(self) -> None:
-        """Send SIGTERM: the node hands its partitions over and closes its logs."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait for the end of the JVM; return whether it ended in time."""
-        if self._process is None:
-            return True
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout_s)
-        return self._process.poll() is not None
-
     def kill(self) -> None:
-        """Send SIGKILL and wait until the process is gone. A node that does not run stays as it is."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(_KILL_TIMEOUT_S)
+        """Send SIGKILL and wait until the process is gone. Nothing happens if it does not run."""
+        if self._child is not None:
+            self._child.kill()
 
     def log_tail(self) -> str:
-        """Return the end of what the node wrote."""
-        return self._log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace") if self._log.exists() else ""
+        """The end of what the node wrote since its last start."""
+        return self._child.log_tail() if self._child is not None else f"{self._name} was never started"
 
-    def _jvm(self, main_class: str) -> list[str]:
-        return [self._java, f"-Xmx{self._heap_mb}m", *_JVM_OPTIONS, *_LOG_OPTIONS, "-cp", self._classpath, main_class]
+    def _format(self) -> None:
+        command = (
+            *(*self._java, "kafka.tools.StorageTool", "format", "--ignore-formatted"),
+            *("--cluster-id", self._cluster_id, "--config", str(self._properties)),
+        )
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_FORMAT_TIMEOUT_S)
+        if done.returncode != 0:
+            output = (done.stdout + done.stderr)[-_OUTPUT_TAIL_CHARS:]
+            raise CrashError(f"{self._name}: Kafka's storage tool refused {self._properties}:\n{output}")

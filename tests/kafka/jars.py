@@ -71,7 +71,9 @@ def fetch_with_maven(project: Path) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_MAVEN_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
-        raise CrashError(f"{' '.join(command)} did not end within {_MAVEN_TIMEOUT_S} s: is Maven Central up?") from error
+        raise CrashError(
+            f"{' '.join(command)} did not end within {_MAVEN_TIMEOUT_S} s: is Maven Central up?"
+        ) from error
     if done.returncode != 0:
         output = (done.stdout + done.stderr)[-_OUTPUT_TAIL_CHARS:]
         raise CrashError(

@@ -22,6 +22,11 @@ class Ports:
     controller: int
 
 
+def replication_factor(nodes: int) -> int:
+    """Return how many nodes keep a copy of each record."""
+    return min(3, nodes)
+
+
 def server_properties(node_id: int, ports: dict[int, Ports], log_directory: Path) -> str:
     """Render the `server.properties` of a combined broker and controller.
 
@@ -30,9 +35,9 @@ def server_properties(node_id: int, ports: dict[int, Ports], log_directory: Path
         ports: Every node of the cluster by its id; all of them vote.
         log_directory: Where this node keeps its records and the metadata log.
     """
-    nodes = len(ports)
-    replicas = min(3, nodes)
-    in_sync = 2 if replicas == 3 else 1  # noqa: PLR2004  two of three survive the loss of one
+    replicas = replication_factor(len(ports))
+    # Two of three: writes survive the loss of one node, and no acknowledged record hangs on a single one.
+    in_sync = max(1, replicas - 1)
     own = ports[node_id]
     settings: dict[str, object] = {
         "node.id": node_id,
@@ -64,7 +69,9 @@ def server_properties(node_id: int, ports: dict[int, Ports], log_directory: Path
         "controller.quorum.election.backoff.max.ms": 500,
         "controller.quorum.fetch.timeout.ms": 1_500,
         "replica.lag.time.max.ms": 5_000,
-        # Retention that is set on a topic acts while a test looks; by default it waits 30 s, then 5 minutes.
+        # Records last, whatever their timestamps say, unless a topic sets its own retention, and that acts while a
+        # test looks: by default it waits 30 s, then 5 minutes.
+        "log.retention.ms": -1,
         "log.initial.task.delay.ms": 500,
         "log.retention.check.interval.ms": 500,
         "log.segment.delete.delay.ms": 100,

@@ -1,0 +1,53 @@
+# DatastreamX. `make` alone shows what there is to do.
+# Needed: Python 3.11, make, and a way to PyPI. Nothing else; everything is installed into .venv.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := tour
+.PHONY: tour demo test test-kafka check format lock schemas clean
+
+tour: ## Show this tour
+	@echo "DatastreamX: make TARGET, where TARGET is one of"
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## Run everything on this machine: boxes, aggregators, broker, BigQuery, both flows
+	@$(BIN)/datastreamx demo $(ARGS)
+
+test: $(INSTALLED) ## Run all tests that need nothing but Python (under 10 minutes)
+	@$(BIN)/python -m pytest -m "not kafka" $(ARGS)
+
+test-kafka: $(INSTALLED) ## Run the integration suite on Apache Kafka (needs Java 17 and Maven)
+	@$(BIN)/python -m pytest -m "kafka or integration" --broker=kafka tests/kafka tests/integration $(ARGS)
+
+check: $(INSTALLED) ## Lint, types, formatting and import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy .
+	@$(BIN)/lint-imports
+
+format: $(INSTALLED) ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+schemas: $(INSTALLED) ## Write the JSON Schemas of the topics anew
+	@$(BIN)/python -m datastreamx.wire.schemas
+
+lock: $(INSTALLED) ## Resolve dependencies anew into requirements.lock
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra dev --generate-hashes --python-version 3.11 \
+		--custom-compile-command "make lock" --output-file requirements.lock
+
+clean: ## Remove the environment and everything that was made
+	@rm -rf $(VENV) build dist *.egg-info datastreamx-data tests/kafka/target
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "Python 3.11 is needed, found $$($(PYTHON) --version); set PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Installing into $(VENV) (about a minute, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
