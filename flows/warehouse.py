@@ -28,7 +28,9 @@ def build(config: Config, ports: WarehousePorts) -> Dataflow:
     facts = drop_repeats("repeats", log.facts)
     decisions = read_decisions("decisions", log.decisions)
     impressions = join_impressions("impressions", facts, decisions, config.warehouse.decision_memory_ms)
-    rollups = roll_up("rollups", op.merge("countable", facts, decisions, impressions), config.warehouse.rollup_interval_ms)
+    rollups = roll_up(
+        "rollups", op.merge("countable", facts, decisions, impressions), config.warehouse.rollup_interval_ms
+    )
 
     rows = land("land", facts, decisions, impressions, rollups, log.ticks)
     op.output("bigquery", rows, ports.bigquery)

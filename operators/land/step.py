@@ -15,7 +15,7 @@ from operators.impressions.step import ImpressionBatch
 
 
 @operator
-def land(  # noqa: PLR0913 - one stream per kind of row
+def land(  # noqa: PLR0913, PLR0917 - one stream per kind of row
     step_id: str,
     facts: KeyedStream[FactBatch],
     decisions: KeyedStream[DecisionBatch],

@@ -57,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *_: Any) -> None:
         """Keep quiet."""
 
 
@@ -71,6 +71,7 @@ class _PlainAdapter:
         return [HttpCall(method="POST", url=self._url, body=request.auction_id.encode())]
 
     def make_bids(self, call: HttpCall, reply: HttpReply) -> list[Bid]:
+        assert call.url == self._url
         if reply.status != 200:
             raise ReplyError(Outcome.INVALID_RESPONSE, f"status {reply.status}")
         return [Bid(bid_id="b", price_micros=int(reply.body), currency="USD", ad_id="ad")]
@@ -78,7 +79,7 @@ class _PlainAdapter:
 
 class _FaultyAdapter(_PlainAdapter):
     def make_bids(self, call: HttpCall, reply: HttpReply) -> list[Bid]:
-        raise ZeroDivisionError
+        raise ZeroDivisionError(call, reply)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,7 @@ def _everything(outputs: list[ViewingOutput]) -> dict[str, Any]:
 
 def _cut(log: list[Record], cuts: list[int]) -> list[list[Record]]:
     edges = [0, *sorted(cut % (len(log) + 1) for cut in cuts), len(log)]
-    return [log[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [log[start:end] for start, end in itertools.pairwise(edges)]
 
 
 @settings(max_examples=150, deadline=None)

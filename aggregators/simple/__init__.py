@@ -1,0 +1,1 @@
+"""One flat request by GET or POST, one flat JSON answer."""

@@ -1,0 +1,129 @@
+"""Runs a flow in this process: recovery store, metrics, clean stop.
+
+`python -m bytewax.run` would do for a trial; it loses the last snapshot on a signal and cannot take epochs below a
+second.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from bytewax._bytewax import cli_main
+from bytewax.dataflow import Dataflow
+from bytewax.recovery import RecoveryConfig, init_db_dir
+
+from datastreamx.config import Config
+from datastreamx.errors import CrashError, DatastreamXError, StateMismatchError
+from datastreamx.log import get_logger
+from datastreamx.metrics import serve_metrics
+from flows import ads, warehouse
+from flows.ports import live_ads_ports, live_warehouse_ports
+from sinks.bigquery.client import rest_client
+from sinks.bigquery.schema import check_tables
+
+FlowName = Literal["ads", "warehouse"]
+
+_log = get_logger("run")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """How to check and build one flow."""
+
+    check: Callable[[Config], None]
+    build: Callable[[Config, threading.Event], Dataflow]
+
+
+def _check_warehouse(config: Config) -> None:
+    check_tables(rest_client(config.bigquery), config.bigquery)
+
+
+FLOWS: dict[FlowName, _Entry] = {
+    "ads": _Entry(lambda _: None, lambda config, stop: ads.build(config, live_ads_ports(config, stop))),
+    "warehouse": _Entry(
+        _check_warehouse, lambda config, stop: warehouse.build(config, live_warehouse_ports(config, stop))
+    ),
+}
+
+
+def run_flow(name: FlowName, config: Config) -> None:
+    """Run until SIGTERM or SIGINT, which end the flow with a last snapshot: the next start repeats nothing.
+
+    Call it in the main thread.
+
+    Raises:
+        DatastreamXError: What stopped the flow, without Bytewax's wrapping.
+    """
+    entry = FLOWS[name]
+    entry.check(config)
+    stop = threading.Event()
+    recovery = open_store(Path(config.recovery.directory) / name, config.recovery.stores)
+    flow = entry.build(config, stop)
+    if config.metrics.port is not None:
+        server, _ = serve_metrics(config.metrics.host, config.metrics.port)
+        _log.info("metrics", address=f"http://{config.metrics.host}:{server.server_port}/metrics")
+    _stop_on_signals(stop)
+    _log.info("flow.starting", flow=name, store=str(recovery.db_dir))
+    try:
+        cli_main(flow, epoch_interval=timedelta(milliseconds=config.recovery.epoch_ms), recovery_config=recovery)
+    except Exception as error:
+        raise _cause(error) from error
+    _log.info("flow.stopped", flow=name)
+
+
+def open_store(directory: Path, stores: int) -> RecoveryConfig:
+    """Recovery store in `directory`, made if there is none.
+
+    Raises:
+        StateMismatchError: It was made with another number of files.
+        CrashError: The directory cannot be used.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        found = len(list(directory.glob("part-*.sqlite3")))
+        if not found:
+            init_db_dir(directory, stores)
+    except Exception as error:
+        raise CrashError(
+            f"recovery store {directory} cannot be made: {error}; is the disk full or read-only?"
+        ) from error
+    if found and found != stores:
+        raise StateMismatchError(
+            f"recovery store {directory} has {found} files, recovery.stores says {stores}: set it back to {found}, "
+            "or name an empty directory and rebuild by replay"
+        )
+    return RecoveryConfig(str(directory))
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    def on_signal(number: int, _: FrameType | None) -> None:
+        _log.info("flow.stopping", signal=signal.Signals(number).name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Bytewax wraps whatever a callback raises, several times; the innermost error of ours says what happened."""
+    cause: BaseException | None = error
+    found: BaseException | None = None
+    while cause is not None:
+        if isinstance(cause, DatastreamXError):
+            found = cause
+        cause = cause.__cause__ or cause.__context__
+    return found or CrashError(f"the flow stopped: {_innermost(error)}")
+
+
+def _innermost(error: BaseException) -> str:
+    cause = error
+    while (inner := cause.__cause__ or cause.__context__) is not None:
+        cause = inner
+    return f"{type(cause).__name__}: {cause}"
