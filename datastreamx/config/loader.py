@@ -17,7 +17,7 @@ import msgspec
 
 from datastreamx.config.checks import cross_checks
 from datastreamx.config.secrets import Secret, resolve_secret
-from datastreamx.config.structs import Config
+from datastreamx.config.structs import AggregatorConfig, Config
 from datastreamx.errors import ConfigError
 
 S = typing.TypeVar("S", bound=msgspec.Struct)
@@ -53,6 +53,23 @@ def parse_config(text: str, source: str = "configuration") -> Config:
     if problems:
         raise ConfigError(source, problems)
     return config
+
+
+def sound_aggregators(path: Path) -> tuple[AggregatorConfig, ...]:
+    """Those entries of `[[aggregators]]` that are sound by themselves, in a file that as a whole is not.
+
+    With them, the adapters' problems can be told together with those of `load_config`. Raises nothing.
+    """
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8")).get("aggregators")
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return ()
+    if not isinstance(entries, list):
+        return ()
+    # Without headers: no option depends on them, and a secret that is missing here would hide the options' problems.
+    tables = [{**entry, "headers": {}} for entry in entries if isinstance(entry, dict)]
+    converted = [_convert_struct(AggregatorConfig, table, "", []) for table in tables]
+    return tuple(one for one in converted if one is not None)
 
 
 def _convert_struct(kind: type[S], raw: object, path: str, problems: list[str]) -> S | None:

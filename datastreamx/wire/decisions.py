@@ -5,17 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from datastreamx.errors import CrashError
-from datastreamx.model.auction import Decision
+from datastreamx.model.auction import DecidedAuction, Decision
 
 _DECODER = msgspec.json.Decoder(Decision)
 _ENCODER = msgspec.json.Encoder()
-
-
-class _IdOnly(msgspec.Struct):
-    auction_id: str
-
-
-_ID_DECODER = msgspec.json.Decoder(_IdOnly)
+_DECIDED_DECODER = msgspec.json.Decoder(DecidedAuction)
 
 
 def encode_decision(decision: Decision) -> bytes:
@@ -38,18 +32,16 @@ def decode_decision(value: bytes) -> Decision:
         ) from None
 
 
-def decode_auction_id(value: bytes) -> str:
-    """Only the auction id: what the read-back after a crash needs of each record.
+def decode_decided(value: bytes) -> DecidedAuction:
+    """Only what the read-back after a crash needs of each record.
 
     Raises:
         CrashError: See `decode_decision`.
     """
     try:
-        return _ID_DECODER.decode(value).auction_id
+        return _DECIDED_DECODER.decode(value)
     except msgspec.DecodeError as error:
-        raise CrashError(
-            f"ad-decisions holds a record that is no decision: {error}; value starts {value[:80]!r}"
-        ) from None
+        raise _foreign(value, error) from None
 
 
 def _foreign(value: bytes, error: msgspec.DecodeError) -> CrashError:

@@ -1,0 +1,5 @@
+"""`python -m datastreamx.cli`."""
+
+from datastreamx.cli import main
+
+main()

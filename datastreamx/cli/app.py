@@ -1,0 +1,92 @@
+"""All commands. Each imports what it needs when it runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from datastreamx.cli.output import Exit, fail
+from datastreamx.errors import DatastreamXError
+
+app = typer.Typer(
+    name="datastreamx",
+    help="Set-top-box events in, ads out, rows in BigQuery. Start with `datastreamx demo`.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", envvar="DATASTREAMX_CONFIG", help="Configuration file (TOML).")
+]
+
+
+@app.command()
+def demo(  # noqa: PLR0913 - one parameter per option
+    *,
+    duration: Annotated[
+        str | None, typer.Option("--for", help="How long, e.g. 60s or 5m; without it until Ctrl-C.", metavar="TIME")
+    ] = None,
+    boxes: Annotated[int, typer.Option(min=1, max=300_000, help="Size of the fleet.")] = 3_000,
+    seed: Annotated[int, typer.Option(help="Repeats viewers, aggregators, faults and kills.")] = 1,
+    speed_up: Annotated[float, typer.Option(min=0.1, help="Viewers act this much faster than real ones.")] = 6.0,
+    faults: Annotated[str, typer.Option(help="Faults that the boxes write into their stream: none or mild.")] = "none",
+    kill_worker: Annotated[
+        bool, typer.Option("--kill-worker", help="SIGKILL first the ads, then the warehouse worker, on the way.")
+    ] = False,
+    directory: Annotated[Path | None, typer.Option(help="Keep configuration, state and logs here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
+) -> None:
+    """Run everything on this machine: boxes, aggregators, broker, BigQuery and both flows. No account needed.
+
+    Ends with an audit: events, pushes and rows are counted at independent ends. Exit code 5: a promise was broken.
+
+    Example: `datastreamx demo --for 60s --json --kill-worker`
+    """
+    from datastreamx.cli.demo.run import DemoOptions, run_demo  # noqa: PLC0415 - see the module docstring
+    from datastreamx.cli.output import seconds  # noqa: PLC0415
+
+    options = DemoOptions(
+        duration_s=None if duration is None else seconds(duration),
+        boxes=boxes,
+        seed=seed,
+        speed_up=speed_up,
+        faults=faults,
+        kill_worker=kill_worker,
+        directory=directory,
+        json=as_json,
+    )
+    if run_demo(options).violations:
+        raise typer.Exit(Exit.INVARIANT)
+
+
+@app.command()
+def run(
+    flow: Annotated[Literal["ads", "warehouse"], typer.Argument(help="Which flow.")],
+    config: ConfigOption = Path("datastreamx.toml"),
+    *,
+    json_logs: Annotated[bool, typer.Option("--json", help="Write logs as JSON lines.")] = False,
+) -> None:
+    """Run a flow until SIGTERM or Ctrl-C, which end it with a last snapshot.
+
+    Example: `datastreamx run ads --config datastreamx.toml`
+    """
+    from datastreamx.config import load_config  # noqa: PLC0415 - see the module docstring
+    from datastreamx.log import configure_logging  # noqa: PLC0415
+    from flows.run import run_flow  # noqa: PLC0415
+
+    configure_logging(json=json_logs)
+    run_flow(flow, load_config(config))
+
+
+def main() -> None:
+    """Run the command line; every error of ours ends in one clear message and its exit code."""
+    try:
+        app(standalone_mode=False)
+    except DatastreamXError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        sys.exit(Exit.FAILED)

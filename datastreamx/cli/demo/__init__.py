@@ -1,0 +1,1 @@
+"""`datastreamx demo`: the whole service on this machine, and an audit of what it did."""

@@ -1,0 +1,1 @@
+"""`datastreamx explain`: why a box was shown this ad."""

@@ -1,0 +1,69 @@
+"""How commands speak: results on standard output, everything else on standard error, exit codes that mean something."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from enum import IntEnum
+from typing import Any, NoReturn
+
+import msgspec
+import typer
+from rich.console import Console
+
+from datastreamx.errors import ConfigError, DatastreamXError, RetryableError
+
+
+class Exit(IntEnum):
+    """Exit codes of all commands."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    CONFIG = 3
+    UNREACHABLE = 4
+    INVARIANT = 5
+
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """A message for a person."""
+    stderr.print(message, markup=False)
+
+
+def emit(value: Any) -> None:
+    """A result for a machine: JSON on standard output."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    sys.stdout.flush()
+
+
+def is_interactive() -> bool:
+    """Whether a person watches the messages."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def fail(error: DatastreamXError) -> NoReturn:
+    """One clear error, and the exit code that belongs to it."""
+    say(f"error: {error}")
+    match error:
+        case ConfigError():
+            sys.exit(Exit.CONFIG)
+        case RetryableError():
+            sys.exit(Exit.UNREACHABLE)
+        case _:
+            sys.exit(Exit.FAILED)
+
+
+def seconds(text: str) -> float:
+    """Seconds in a duration such as `90`, `60s`, `5m` or `2h`.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no duration; write for example 60s, 5m or 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]

@@ -1,0 +1,1 @@
+"""`datastreamx query`: SQL against the configured dataset."""

@@ -1,0 +1,1 @@
+"""`datastreamx plan` and `datastreamx apply`: topics and tables."""

@@ -1,0 +1,1 @@
+"""Sinks: where a flow hands its results over, one folder each."""

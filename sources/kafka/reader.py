@@ -1,0 +1,259 @@
+"""One consumer for all partitions of a worker: positions, expiry, end of partition, lag."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+
+from datastreamx.config import KafkaConfig
+from datastreamx.errors import CrashError, MissingTopicError
+from datastreamx.kafka import consumer_properties
+from datastreamx.log import get_logger
+from datastreamx.metrics import (
+    SOURCE_BYTES,
+    SOURCE_ERRORS,
+    SOURCE_LAG_RECORDS,
+    SOURCE_LAG_SECONDS,
+    SOURCE_RECORDS,
+)
+from sources.kafka.chunks import Run, runs_of
+from sources.kafka.codes import END_OF_PARTITION, MISSING_TOPIC, OUT_OF_RANGE
+from sources.kafka.health import ANY_TOPIC, BrokerHealth
+from sources.kafka.outside import Outside
+from sources.kafka.positions import Layout
+from sources.kafka.queries import BrokerQueries
+from sources.kafka.start import PartitionId, StartPosition, Watermarks, beyond_end, expired, first_offset
+from sources.kafka.tail import TailReader
+
+_log = get_logger("source")
+
+PUBLISH_INTERVAL_S = 1.0
+PREFETCH_KBYTES = 32_768
+QUEUE_BACKOFF_MS = 10
+
+
+def reading_properties(kafka: KafkaConfig, client_id: str, group: str, health: BrokerHealth) -> dict[str, Any]:
+    """Properties of every consumer in this package.
+
+    A full prefetch queue is looked at again after 10 ms instead of a second: the default pauses the flow for up to a
+    second whenever it catches up faster than 100,000 records at a time (2.5 times slower when reading 400,000).
+    librdkafka's own log lines are off, because `health` reports what they say, once.
+    """
+    return {
+        "queued.max.messages.kbytes": PREFETCH_KBYTES,
+        "fetch.queue.backoff.ms": QUEUE_BACKOFF_MS,
+        "log_level": 2,
+        **consumer_properties(kafka, client_id, group),
+        "error_cb": health.failed,
+    }
+
+
+class _Partition:
+    """What the reader knows of one partition."""
+
+    __slots__ = ("bytes", "end_offset", "newest_ms", "next_offset", "records")
+
+    def __init__(self, next_offset: int) -> None:
+        self.next_offset = next_offset
+        self.end_offset = -1
+        self.newest_ms = 0
+        self.records = 0
+        self.bytes = 0
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether nothing came after the last end-of-partition event."""
+        return self.next_offset == self.end_offset
+
+
+class PartitionReader:
+    """Reads the partitions of a layout through one consumer. Not thread-safe.
+
+    Broker trouble (no connection, leader moves, time-outs) makes `poll` return nothing until it is over.
+
+    Args:
+        client_id: How the brokers call this client in logs and quotas.
+        group: Consumer group under which `commit` displays the progress; nothing is ever read back from it.
+    """
+
+    def __init__(
+        self,
+        kafka: KafkaConfig,
+        layout: Layout,
+        *,
+        client_id: str,
+        group: str,
+        outside: Outside | None = None,
+    ) -> None:
+        self._layout = layout
+        outside = outside or Outside()
+        self._clock = outside.clock
+        self._health = BrokerHealth(kafka.bootstrap)
+        properties = reading_properties(kafka, client_id, group, self._health)
+        self._consumer = outside.make_consumer({**properties, "on_commit": self._on_commit})
+        self._queries = BrokerQueries(self._consumer, self._health, outside)
+        self._tail = TailReader(self._consumer, self._queries, self._health, outside)
+        self._partitions: dict[PartitionId, _Partition] = {}
+        self._publish_at_s = 0.0
+
+    @property
+    def positions(self) -> dict[PartitionId, int]:
+        """Next offset to read of every partition."""
+        return {partition: state.next_offset for partition, state in self._partitions.items()}
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether every partition was read to the end that it had when the broker last answered for it."""
+        return all(state.is_at_end for state in self._partitions.values())
+
+    def start(self, origin: StartPosition | Mapping[PartitionId, int]) -> None:
+        """Check the topics, choose the first offsets and begin to fetch. Blocks until the brokers have answered.
+
+        Args:
+            origin: Where a flow without state begins, or the positions of its snapshot.
+
+        Raises:
+            RetryableError: No broker answered in time.
+            MissingTopicError: A topic does not exist.
+            ConfigError: A topic has another number of partitions than configured.
+            ExpiredOffsetError: The broker no longer holds, or never held, a wanted offset.
+        """
+        for topic in self._layout.topics:
+            self._queries.require_topic(topic, self._layout.partition_count)
+        owned = self._layout.owned
+        watermarks = {partition: self._queries.watermarks(partition) for partition in owned}
+        if isinstance(origin, StartPosition):
+            first = self._first_offsets(origin, watermarks)
+        else:
+            first = {partition: origin[partition] for partition in owned}
+        for partition, offset in first.items():
+            self._require_held(partition, offset, watermarks[partition])
+        self._partitions = {partition: _Partition(offset) for partition, offset in first.items()}
+        self._consumer.assign([TopicPartition(topic, number, offset) for (topic, number), offset in first.items()])
+        _log.info("source.started", topics=self._layout.topics, partitions=len(self._layout.partitions))
+
+    def poll(self, records_max: int) -> list[Run]:
+        """At most `records_max` records that the client has fetched already, gathered by partition. Never blocks.
+
+        Raises:
+            ExpiredOffsetError: Retention deleted records before they were read.
+            MissingTopicError: A topic was deleted.
+        """
+        try:
+            messages: Sequence[Message] = self._consumer.consume(records_max, 0)
+        except KafkaException as failure:
+            self._health.failed(failure.args[0])
+            messages = ()
+        runs: list[Run] = []
+        if messages:
+            if any(map(Message.error, messages)):
+                messages = [message for message in messages if not self._is_event(message)]
+            runs = runs_of(messages)
+            for run in runs:
+                self._advance(run)
+        if self._clock.monotonic_s() >= self._publish_at_s:
+            self._publish()
+        return runs
+
+    def commit(self) -> None:
+        """Show the positions to lag tools; asynchronous, and failures are only counted.
+
+        Nothing reads them back: the recovery store alone says where to go on.
+        """
+        offsets = [TopicPartition(topic, number, offset) for (topic, number), offset in self.positions.items()]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as failure:
+            SOURCE_ERRORS.labels(ANY_TOPIC, f"commit_{failure.args[0].name()}").inc()
+
+    def close(self) -> None:
+        """Publish the last counts and leave the brokers."""
+        self._publish()
+        self._consumer.close()
+
+    def _first_offsets(
+        self, start: StartPosition, watermarks: Mapping[PartitionId, Watermarks]
+    ) -> dict[PartitionId, int]:
+        at_time: Mapping[PartitionId, int | None] = {}
+        if start.kind == "timestamp":
+            for topic in self._layout.topics:
+                owned = [(topic, partition) for partition in self._layout.partitions]
+                at_time = {**at_time, **self._queries.offsets_at(owned, start.value)}
+        return {
+            partition: first_offset(start, marks, at_time.get(partition)) for partition, marks in watermarks.items()
+        }
+
+    def _require_held(self, partition: PartitionId, wanted: int, watermarks: Watermarks) -> None:
+        if wanted < watermarks.low:
+            raise expired(partition, wanted, watermarks.low)
+        if wanted > watermarks.high:
+            # Either the broker understates the end, or the log is shorter than it was: only reading tells.
+            end = self._tail.end_of_log(partition)
+            if wanted > end:
+                raise beyond_end(partition, wanted, watermarks.low, end)
+
+    def _is_event(self, message: Message) -> bool:
+        """Deal with `message` if it is no record but an event about its partition."""
+        error = message.error()
+        if error is None:
+            return False
+        partition = (str(message.topic()), int(message.partition() or 0))
+        code = error.code()
+        if code == END_OF_PARTITION:
+            self._health.answered()
+            state = self._partitions[partition]
+            # The end may lie behind markers that are no records; without this, lag would never reach 0.
+            state.end_offset = int(message.offset() or 0)
+            state.next_offset = max(state.next_offset, state.end_offset)
+        elif code in OUT_OF_RANGE:
+            self._raise_out_of_range(partition, error)
+        elif code in MISSING_TOPIC:
+            raise MissingTopicError(
+                f"topic {partition[0]} was deleted while it was read ({error.str()}); create it with "
+                "`datastreamx apply` and start with a new recovery store: the old offsets mean nothing in a new topic"
+            )
+        elif error.fatal():
+            raise CrashError(f"{partition[0]}[{partition[1]}]: the Kafka client cannot go on: {error.str()}")
+        else:
+            self._health.failed(error, partition[0])
+        return True
+
+    def _raise_out_of_range(self, partition: PartitionId, error: KafkaError) -> None:
+        wanted = self._partitions[partition].next_offset
+        watermarks = self._queries.watermarks(partition)
+        _log.error("source.out_of_range", topic=partition[0], partition=partition[1], error=error.str())
+        if wanted < watermarks.low:
+            raise expired(partition, wanted, watermarks.low)
+        raise beyond_end(partition, wanted, *watermarks)
+
+    def _advance(self, run: Run) -> None:
+        state = self._partitions[run.topic, run.partition]
+        newest = run.messages[-1]
+        # The end event of the same poll has been dealt with, and may stand further on.
+        state.next_offset = max(state.next_offset, int(newest.offset() or 0) + 1)
+        state.newest_ms = newest.timestamp()[1]
+        state.records += len(run.messages)
+        state.bytes += sum(map(len, run.messages))
+
+    def _on_commit(self, error: KafkaError | None, _partitions: list[TopicPartition]) -> None:
+        if error is not None:
+            SOURCE_ERRORS.labels(ANY_TOPIC, f"commit_{error.name()}").inc()
+
+    def _publish(self) -> None:
+        """Bring the metrics up to date. Once a second: labels cost more than reading a record does."""
+        self._publish_at_s = self._clock.monotonic_s() + PUBLISH_INTERVAL_S
+        now_ms = self._clock.now_ms()
+        for (topic, number), state in self._partitions.items():
+            label = str(number)
+            if state.records:
+                self._health.answered()
+                SOURCE_RECORDS.labels(topic, label).inc(state.records)
+                SOURCE_BYTES.labels(topic, label).inc(state.bytes)
+                state.records = state.bytes = 0
+            marks = self._consumer.get_watermark_offsets(TopicPartition(topic, number), cached=True)
+            lag = 0 if state.is_at_end or marks is None else max(0, marks[1] - state.next_offset)
+            age_s = (now_ms - state.newest_ms) / 1000 if lag and state.newest_ms else 0.0
+            SOURCE_LAG_RECORDS.labels(topic, label).set(lag)
+            SOURCE_LAG_SECONDS.labels(topic, label).set(max(0.0, age_s))
