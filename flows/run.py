@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -35,21 +36,29 @@ _log = get_logger("run")
 
 @dataclass(frozen=True)
 class _Entry:
-    """How to check and build one flow."""
+    """How to check and build one flow; what has to be closed after it goes onto the stack."""
 
     check: Callable[[Config], None]
-    build: Callable[[Config, threading.Event], Dataflow]
+    build: Callable[[Config, threading.Event, ExitStack], Dataflow]
 
 
 def _check_warehouse(config: Config) -> None:
     check_tables(rest_client(config.bigquery), config.bigquery)
 
 
+def _build_ads(config: Config, stop: threading.Event, resources: ExitStack) -> Dataflow:
+    ports = live_ads_ports(config, stop)
+    resources.callback(ports.bidding.house.close)
+    return ads.build(config, ports)
+
+
+def _build_warehouse(config: Config, stop: threading.Event, _: ExitStack) -> Dataflow:
+    return warehouse.build(config, live_warehouse_ports(config, stop))
+
+
 FLOWS: dict[FlowName, _Entry] = {
-    "ads": _Entry(lambda _: None, lambda config, stop: ads.build(config, live_ads_ports(config, stop))),
-    "warehouse": _Entry(
-        _check_warehouse, lambda config, stop: warehouse.build(config, live_warehouse_ports(config, stop))
-    ),
+    "ads": _Entry(lambda _: None, _build_ads),
+    "warehouse": _Entry(_check_warehouse, _build_warehouse),
 }
 
 
@@ -65,16 +74,18 @@ def run_flow(name: FlowName, config: Config) -> None:
     entry.check(config)
     stop = threading.Event()
     recovery = open_store(Path(config.recovery.directory) / name, config.recovery.stores)
-    flow = entry.build(config, stop)
-    if config.metrics.port is not None:
-        server, _ = serve_metrics(config.metrics.host, config.metrics.port)
-        _log.info("metrics", address=f"http://{config.metrics.host}:{server.server_port}/metrics")
-    _stop_on_signals(stop)
-    _log.info("flow.starting", flow=name, store=str(recovery.db_dir))
-    try:
-        cli_main(flow, epoch_interval=timedelta(milliseconds=config.recovery.epoch_ms), recovery_config=recovery)
-    except Exception as error:
-        raise _cause(error) from error
+    with ExitStack() as resources:
+        flow = entry.build(config, stop, resources)
+        if config.metrics.port is not None:
+            server, _ = serve_metrics(config.metrics.host, config.metrics.port)
+            resources.callback(server.shutdown)
+            _log.info("metrics", address=f"http://{config.metrics.host}:{server.server_port}/metrics")
+        _stop_on_signals(stop)
+        _log.info("flow.starting", flow=name, store=str(recovery.db_dir))
+        try:
+            cli_main(flow, epoch_interval=timedelta(milliseconds=config.recovery.epoch_ms), recovery_config=recovery)
+        except Exception as error:
+            raise _cause(error) from error
     _log.info("flow.stopped", flow=name)
 
 

@@ -50,13 +50,17 @@ class _Watch:
         self._warehouse = warehouse
         self._last = (time.monotonic(), 0)
         self.row_ages_s: list[float] = []
+        self.first_s: dict[str, float] = {}
 
     def line(self, elapsed_s: float) -> str:
         """One line for people."""
         ledger = self._ledger()
+        if ledger and ledger.pushes.distinct:
+            self.first_s.setdefault("push", round(elapsed_s, 1))
         newest_ms = self._warehouse.newest_event_ms()
         age = "waiting for the first rows"
         if newest_ms is not None:
+            self.first_s.setdefault("row", round(elapsed_s, 1))
             self.row_ages_s.append(time.time() - newest_ms / 1000)
             age = f"newest row {self.row_ages_s[-1]:.1f} s old"
         restarts = sum(flow.restarts for flow in self._stack.flows.values())
@@ -84,19 +88,20 @@ def run_demo(options: DemoOptions) -> Summary:
         DatastreamXError: Something could not be started or keeps crashing.
     """
     with _interruptible() as interrupted, _directory(options) as directory:
+        started_s = time.monotonic()
         say("Starting broker, BigQuery, aggregators, flows and boxes; everything on this machine ...")
         stack = Stack(directory, options.boxes, options.seed, options.speed_up, options.faults)
         with stack:
             _greet(stack, options)
             warehouse = Warehouse(rest_client(stack.config.bigquery), stack.config)
             watch = _Watch(stack, warehouse)
-            _watch(stack, watch, options, interrupted)
+            _watch(stack, watch, options, interrupted, started_s)
             say("Stopping the boxes and waiting for the last rows ...")
             stack.stop_fleet()
             ledger = read_ledger(stack.ledger_path)
             _wait_for_rows(warehouse, ledger)
             restarts = {str(name): flow.restarts for name, flow in stack.flows.items()}
-            summary = summarize(gather(warehouse, stack.config, ledger, watch.row_ages_s, restarts))
+            summary = summarize(gather(warehouse, stack.config, ledger, watch.row_ages_s, watch.first_s, restarts))
             stack.stop_flows()
     if options.json:
         emit(summary)
@@ -120,7 +125,7 @@ def _greet(stack: Stack, options: DemoOptions) -> None:
     say(f"  Stop      {ends}")
 
 
-def _watch(stack: Stack, watch: _Watch, options: DemoOptions, interrupted: list[bool]) -> None:
+def _watch(stack: Stack, watch: _Watch, options: DemoOptions, interrupted: list[bool], demo_started_s: float) -> None:
     started_s = time.monotonic()
     kills = _planned_kills(options)
     with _live_line() as show:
@@ -130,7 +135,7 @@ def _watch(stack: Stack, watch: _Watch, options: DemoOptions, interrupted: list[
                 break
             while kills and elapsed_s >= kills[0][0]:
                 stack.kill(kills.pop(0)[1])
-            show(watch.line(elapsed_s))
+            show(watch.line(time.monotonic() - demo_started_s))
             time.sleep(max(0.0, _TICK_S - (time.monotonic() - started_s - elapsed_s)))
     if stack.failure is not None:
         raise stack.failure

@@ -241,7 +241,8 @@ groups_per_partition = 2
 dwell_ms = 3000
 min_push_interval_ms = 20000
 decision_budget_ms = 2000
-session_gap_ms = 90000
+allowed_lateness_ms = 5000
+session_gap_ms = 15000
 
 [auction]
 timeout_ms = 300

@@ -91,7 +91,7 @@ def _shown(told: DecisionTold) -> str:
         return "nothing was pushed"
     if told.display is None:
         return "not reported by the box (yet)"
-    return f"{utc(told.display.shown_ms_utc)} for {duration(told.display.shown_ms)}"
+    return f"{utc(told.display.shown_time_ms)} for {duration(told.display.shown_ms)}"
 
 
 def _bids(bids: list[BidTold]) -> Table:

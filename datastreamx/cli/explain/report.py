@@ -32,7 +32,7 @@ class BidTold(msgspec.Struct, frozen=True, kw_only=True):
 class Display(msgspec.Struct, frozen=True, kw_only=True):
     """That the box displayed the ad."""
 
-    shown_ms_utc: int
+    shown_time_ms: int
     ad_id: str
     shown_ms: int
 
@@ -96,7 +96,7 @@ def assemble(
         )
     display_of: dict[str, Display] = {}
     for row in sorted(displays, key=lambda row: row["shown_time"]):
-        display = Display(shown_ms_utc=millis(row["shown_time"]), ad_id=row["ad_id"], shown_ms=row["shown_ms"])
+        display = Display(shown_time_ms=millis(row["shown_time"]), ad_id=row["ad_id"], shown_ms=row["shown_ms"])
         display_of.setdefault(row["push_id"], display)
     told = [
         DecisionTold(

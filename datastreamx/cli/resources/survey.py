@@ -28,7 +28,9 @@ def apply_everything(config: Config) -> Report:
 def bigquery_address(config: Config) -> str:
     """The dataset, and where it is if that is not Google."""
     bigquery = config.bigquery
-    return f"{bigquery.project}.{bigquery.dataset}" + (f" at {bigquery.rest_endpoint}" if bigquery.rest_endpoint else "")
+    return f"{bigquery.project}.{bigquery.dataset}" + (
+        f" at {bigquery.rest_endpoint}" if bigquery.rest_endpoint else ""
+    )
 
 
 def _survey(config: Config, state: State, topics: Changes, tables: Changes) -> Report:

@@ -1,0 +1,1 @@
+"""`datastreamx status`: is the service keeping up?"""

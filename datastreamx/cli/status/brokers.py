@@ -1,0 +1,170 @@
+"""Offsets and newest records, asked from the brokers. Commits nothing, joins no group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+
+from datastreamx.cli.status.report import KafkaStatus, Lag, LastDecision
+from datastreamx.clock import Clock
+from datastreamx.config import Config
+from datastreamx.errors import CrashError, RetryableError
+from datastreamx.kafka import consumer_properties
+from datastreamx.model.auction import Decision
+from datastreamx.wire.decisions import decode_decision
+from sources.kafka.codes import END_OF_PARTITION
+
+PartitionId = tuple[str, int]
+
+GROUPS = {"ads": "datastreamx-ads", "warehouse": "datastreamx-warehouse"}
+"""Under which the sources of each flow display their offsets."""
+
+ANSWER_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 3.0
+_POLL_S = 0.1
+_POLL_RECORDS = 500
+
+
+@dataclass(slots=True)
+class _End:
+    """What is known of the end of a partition."""
+
+    low: int
+    offset: int
+    is_exact: bool = False
+    newest: Message | None = None
+
+
+def ask_brokers(config: Config, clock: Clock) -> KafkaStatus:
+    """Lags of both flows and the newest records; trouble becomes `KafkaStatus.problem`.
+
+    End offsets are found by reading from the last record to the end of each partition: the local broker answers too
+    low ones. What cannot be read within `READ_TIMEOUT_S` counts as a lower bound.
+    """
+    topics = config.topics
+    try:
+        consumer = _consumer(config, "datastreamx-status")
+        try:
+            partitions = _partitions(consumer, config)
+            ends = _ends(consumer, partitions, clock)
+        finally:
+            consumer.close()
+        read_by = {"ads": {topics.events}, "warehouse": {topics.facts, topics.decisions}}
+        lags = {flow: _lags(config, GROUPS[flow], ends, names) for flow, names in read_by.items()}
+    except CrashError as error:
+        return KafkaStatus(address=config.kafka.bootstrap, problem=str(error))
+    except (KafkaException, RetryableError) as error:
+        return KafkaStatus(address=config.kafka.bootstrap, problem=_reason(error), is_unreachable=True)
+    return KafkaStatus(
+        address=config.kafka.bootstrap,
+        lags=lags,
+        newest_event_ms=max((_time_ms(end) for end in _of(ends, topics.events)), default=None) or None,
+        last_decision=_last_decision(_of(ends, topics.decisions)),
+        dead_letters=sum(end.offset - end.low for end in _of(ends, topics.dead_letters)),
+    )
+
+
+def _consumer(config: Config, group: str) -> Consumer:
+    # librdkafka would write connection errors to stderr, besides ours.
+    return Consumer(
+        {
+            **consumer_properties(config.kafka, "datastreamx-status", group),
+            "log_level": 0,
+            "error_cb": lambda _error: None,
+            "queued.max.messages.kbytes": 8_192,
+        }
+    )
+
+
+def _partitions(consumer: Consumer, config: Config) -> list[PartitionId]:
+    found = consumer.list_topics(timeout=ANSWER_TIMEOUT_S).topics
+    topics = config.topics
+    wanted = (topics.events, topics.decisions, topics.facts, topics.dead_letters)
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise CrashError(f"no topic {', no topic '.join(missing)}: create them with `datastreamx apply`")
+    return [(name, number) for name in wanted for number in sorted(found[name].partitions)]
+
+
+def _ends(consumer: Consumer, partitions: list[PartitionId], clock: Clock) -> dict[PartitionId, _End]:
+    ends: dict[PartitionId, _End] = {}
+    for topic, number in partitions:
+        marks = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=ANSWER_TIMEOUT_S)
+        if marks is None:
+            raise RetryableError(f"no answer about the offsets of {topic}[{number}] within {ANSWER_TIMEOUT_S:g} s")
+        ends[topic, number] = _End(*marks)
+    # From the record before the end: it is the newest one, and the local broker never answers beyond its log.
+    starts = [TopicPartition(*one, max(end.low, end.offset - 1)) for one, end in ends.items()]
+    consumer.assign(starts)
+    give_up_s = clock.monotonic_s() + READ_TIMEOUT_S
+    while clock.monotonic_s() < give_up_s and not all(end.is_exact for end in ends.values()):
+        messages = consumer.consume(1, _POLL_S)
+        for message in [*messages, *consumer.consume(_POLL_RECORDS, 0)]:
+            _note(ends[str(message.topic()), int(message.partition() or 0)], message)
+    return ends
+
+
+def _note(end: _End, message: Message) -> None:
+    error, offset = message.error(), int(message.offset() or 0)
+    if error is None:
+        end.newest = message
+        end.offset = max(end.offset, offset + 1)
+    elif error.code() == END_OF_PARTITION:
+        # Right after a leader moved an end may be told below records that were acknowledged (KIP-207).
+        end.is_exact = offset >= end.offset
+        end.offset = max(end.offset, offset)
+
+
+def _lags(config: Config, group: str, ends: dict[PartitionId, _End], topics: set[str]) -> list[Lag]:
+    wanted = [TopicPartition(topic, number) for topic, number in ends if topic in topics]
+    consumer = _consumer(config, group)
+    try:
+        answer = consumer.committed(wanted, timeout=ANSWER_TIMEOUT_S)
+    finally:
+        consumer.close()
+    lags = []
+    for one in answer:
+        if one.error is not None:
+            raise KafkaException(one.error)
+        end = ends[one.topic, one.partition]
+        lags.append(
+            Lag(
+                topic=one.topic,
+                partition=one.partition,
+                committed=one.offset if one.offset >= 0 else None,
+                end=end.offset,
+                is_end_exact=end.is_exact,
+            )
+        )
+    return lags
+
+
+def _of(ends: dict[PartitionId, _End], topic: str) -> list[_End]:
+    return [end for (name, _), end in ends.items() if name == topic]
+
+
+def _time_ms(end: _End) -> int:
+    return 0 if end.newest is None else end.newest.timestamp()[1]
+
+
+def _last_decision(ends: list[_End]) -> LastDecision | None:
+    decisions: list[Decision] = [decode_decision(end.newest.value() or b"") for end in ends if end.newest is not None]
+    if not decisions:
+        return None
+    last = max(decisions, key=lambda decision: decision.decided_ms)
+    winner = last.winner
+    return LastDecision(
+        auction_id=last.auction_id,
+        decided_ms=last.decided_ms,
+        status=last.status,
+        channel_id=last.channel_id,
+        aggregator=winner.aggregator if winner else None,
+        price_micros=winner.price_micros if winner else None,
+        currency=winner.currency if winner else None,
+    )
+
+
+def _reason(error: Exception) -> str:
+    text = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+    return f"no answer ({text}); `datastreamx doctor` tells more"

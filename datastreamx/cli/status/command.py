@@ -1,0 +1,40 @@
+"""The command `status`."""
+
+from __future__ import annotations
+
+import typer
+
+from datastreamx.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
+from datastreamx.cli.output import Exit, emit
+from datastreamx.cli.terminal import next_step, show, working
+
+
+def status(config: ConfigOption = DEFAULT_CONFIG, *, as_json: JsonOption = False) -> None:
+    """Show lag per partition, freshness per table, decisions per minute and the age of the last snapshots.
+
+    Offsets are those that the flows committed with their last snapshot, so a lag of an epoch is normal. Exit code 4:
+    Kafka or BigQuery does not answer; the rest is shown all the same.
+
+    Examples:
+
+    - `datastreamx status --config datastreamx.toml`
+
+    - `datastreamx status --json | jq '.flows[] | {name, lag_records}'`
+    """
+    from datastreamx.cli.status import report  # noqa: PLC0415  heavy, not needed for --help
+    from datastreamx.cli.status.probe import probe  # noqa: PLC0415  likewise
+    from datastreamx.cli.status.render import render  # noqa: PLC0415  likewise
+    from datastreamx.clock import SystemClock  # noqa: PLC0415  likewise
+    from datastreamx.config import load_config  # noqa: PLC0415  likewise
+
+    loaded = load_config(config)
+    with working("asking Kafka and BigQuery ..."):
+        found = probe(loaded, SystemClock())
+    if as_json:
+        emit(report.as_json(found))
+    else:
+        show(*render(found))
+    next_step("`datastreamx explain BOX` tells why a box was shown its last ad")
+    code = report.exit_code(found)
+    if code is not Exit.OK:
+        raise typer.Exit(code)

@@ -1,0 +1,90 @@
+"""The status for a person. Pure."""
+
+from __future__ import annotations
+
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from datastreamx.cli.format import cpm, duration, size
+from datastreamx.cli.status.report import FlowStatus, Lag, LastDecision, Status, diagnose, total_lag
+from datastreamx.cli.terminal import table
+
+UNKNOWN = "unknown"
+
+
+def render(status: Status) -> list[RenderableType]:
+    """Flows, their lag per partition, tables and what deserves attention."""
+    parts: list[RenderableType] = [_heading("Kafka", status.kafka.address, status.kafka.problem)]
+    if status.kafka.problem is None:
+        newest_ms = status.kafka.newest_event_ms
+        parts += [
+            Text(f"  newest event   {_ago(status.at_ms, newest_ms, 'none')}"),
+            Text(f"  last decision  {_decision(status.at_ms, status.kafka.last_decision)}"),
+        ]
+    for flow in status.flows:
+        parts += _flow(status, flow)
+    bigquery = status.bigquery
+    parts += [Text(), _heading("BigQuery", bigquery.address, bigquery.problem)]
+    if bigquery.decisions_per_minute is not None and bigquery.wins_per_minute is not None:
+        rates = f"{bigquery.decisions_per_minute:,.1f} a minute, {bigquery.wins_per_minute:,.1f} of them won"
+        parts.append(Text(f"  decisions      {rates} (last 5 minutes)"))
+    if bigquery.tables:
+        freshness = table("Table", "Newest row", numbers=("Newest row",))
+        for one in bigquery.tables:
+            freshness.add_row(one.name, _ago(status.at_ms, one.newest_ms, f"none for {one.window_hours} h"))
+        parts.append(Padding(freshness, (0, 0, 0, 2)))
+    notes = diagnose(status)
+    return [*parts, *([Text()] if notes else []), *(Text(f"! {note}", "yellow") for note in notes)]
+
+
+def _heading(name: str, address: str, problem: str | None) -> Text:
+    return Text.assemble((name, "bold"), f" {address}", ("" if problem is None else f"\n  ! {problem}", "red"))
+
+
+def _flow(status: Status, flow: FlowStatus) -> list[RenderableType]:
+    store = flow.store
+    snapshot = (
+        f"no recovery store at {store.directory}"
+        if store.written_ms is None
+        else f"snapshot {_ago(status.at_ms, store.written_ms, '')}, {size(store.bytes)} in {store.files} files"
+    )
+    lag = total_lag(flow.lags)
+    behind = f"lag {UNKNOWN if lag is None else f'{lag:,}'}" if flow.lags else f"lag {UNKNOWN}"
+    parts: list[RenderableType] = [
+        Text(),
+        Text.assemble((f"Flow {flow.name}", "bold"), f"  {behind}; {snapshot}"),
+    ]
+    if flow.lags:
+        rows = table(
+            "Topic", "Partition", "Read up to", "End", "Lag", numbers=("Partition", "Read up to", "End", "Lag")
+        )
+        for one in flow.lags:
+            rows.add_row(one.topic, str(one.partition), _offset(one.committed), _end(one), _lag(one))
+        parts.append(Padding(rows, (0, 0, 0, 2)))
+    return parts
+
+
+def _offset(offset: int | None) -> str:
+    return "never" if offset is None else f"{offset:,}"
+
+
+def _end(lag: Lag) -> str:
+    return f"{'' if lag.is_end_exact else '>= '}{lag.end:,}"
+
+
+def _lag(lag: Lag) -> str:
+    if lag.records is None:
+        return UNKNOWN
+    return f"{'' if lag.is_end_exact else '>= '}{lag.records:,}"
+
+
+def _decision(at_ms: int, last: LastDecision | None) -> str:
+    if last is None:
+        return "none"
+    price = "" if last.price_micros is None else f" by {last.aggregator} at {cpm(last.price_micros, last.currency)} CPM"
+    return f"{_ago(at_ms, last.decided_ms, '')}: {last.status}{price} on {last.channel_id}"
+
+
+def _ago(at_ms: int, then_ms: int | None, never: str) -> str:
+    return never if then_ms is None else f"{duration(max(0, at_ms - then_ms))} ago"

@@ -1,0 +1,70 @@
+"""How fresh the tables are, in one query."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from datastreamx.cli.resources.survey import bigquery_address
+from datastreamx.cli.status.report import BigQueryStatus, TableStatus
+from datastreamx.cli.warehouse import Warehouse
+from datastreamx.config import Config
+from datastreamx.errors import CrashError, RetryableError
+from datastreamx.tables import TABLES
+
+RATE_MINUTES = 5
+
+# Column that tells when a row came to be, and how far back to look. Partitions are days, so an hour mostly reads one;
+# a session's partition is the day of its start, which may be hours before its end.
+_FRESHNESS = {
+    "box_events": ("received_time", 1),
+    "viewing_sessions": ("ended_time", 24),
+    "ad_decisions": ("decided_time", 1),
+    "bids": ("decided_time", 1),
+    "impressions": ("shown_time", 1),
+    "minute_rollups": ("minute", 1),
+}
+
+
+def ask_bigquery(config: Config, now_ms: int) -> BigQueryStatus:
+    """Newest row of every table and the rate of decisions; trouble becomes `BigQueryStatus.problem`."""
+    address = bigquery_address(config)
+    now = datetime.fromtimestamp(now_ms / 1000, UTC)
+    hours = {hours for _, hours in _FRESHNESS.values()}
+    parameters = {f"since_{n}h": now - timedelta(hours=n) for n in hours} | {
+        "rate_since": now - timedelta(minutes=RATE_MINUTES)
+    }
+    try:
+        rows = Warehouse(config.bigquery, timeout_s=30).ask(freshness_sql(), parameters).rows
+    except (RetryableError, CrashError) as error:
+        return BigQueryStatus(address=address, problem=str(error), is_unreachable=isinstance(error, RetryableError))
+    newest = {name: moment for name, moment, _, _ in rows}
+    decided, won = next((decided, won) for name, _, decided, won in rows if name == "ad_decisions")
+    return BigQueryStatus(
+        address=address,
+        tables=[
+            TableStatus(
+                name=name,
+                newest_ms=None if newest[name] is None else round(newest[name].timestamp() * 1000),
+                window_hours=window_hours,
+            )
+            for name, (_, window_hours) in _FRESHNESS.items()
+        ],
+        decisions_per_minute=decided / RATE_MINUTES,
+        wins_per_minute=won / RATE_MINUTES,
+    )
+
+
+def freshness_sql() -> str:
+    """One row per table: name, newest row, decisions and wins since `@rate_since` (0 but for ad_decisions)."""
+    return "\nUNION ALL\n".join(_one(name, *freshness) for name, freshness in _FRESHNESS.items())
+
+
+def _one(name: str, column: str, window_hours: int) -> str:
+    counts = "0, 0"
+    if name == "ad_decisions":
+        counts = "COUNTIF(decided_time >= @rate_since), COUNTIF(decided_time >= @rate_since AND status = 'won')"
+    # Names come from our own constants, values are parameters.
+    return (
+        f"SELECT '{name}', MAX({column}), {counts} FROM {name} "  # noqa: S608  see above
+        f"WHERE {TABLES[name].partition_by} >= @since_{window_hours}h"
+    )
