@@ -48,6 +48,7 @@ SINK_ERRORS = Counter("datastreamx_sink_errors_total", "Failed deliveries, each 
 
 WAREHOUSE_ROWS = Counter("datastreamx_warehouse_rows_total", "Rows acknowledged by BigQuery", ["table"])
 WAREHOUSE_ROWS_FLUSHED = Counter("datastreamx_warehouse_rows_flushed_total", "Rows made visible", ["table"])
+WAREHOUSE_STREAMS = Counter("datastreamx_warehouse_streams_total", "Write streams created", ["table"])
 WAREHOUSE_REPEATS_DROPPED = Counter(
     "datastreamx_warehouse_repeats_dropped_total", "Rows dropped because an earlier copy was loaded", ["table"]
 )

@@ -11,7 +11,8 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
 from datastreamx.config import Config
-from flows.ports import AdsPorts, config_from_environment, live_ads_ports
+from flows.ports import config_from_environment
+from flows.ports.ads import AdsPorts, live_ads_ports
 from operators.bidding import bidding
 from operators.decode import decode
 from operators.viewing import viewing

@@ -10,7 +10,6 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -24,42 +23,33 @@ from datastreamx.config import Config
 from datastreamx.errors import CrashError, DatastreamXError, StateMismatchError
 from datastreamx.log import get_logger
 from datastreamx.metrics import serve_metrics
-from flows import ads, warehouse
-from flows.ports import live_ads_ports, live_warehouse_ports
-from sinks.bigquery.client import rest_client
-from sinks.bigquery.schema import check_tables
 
 FlowName = Literal["ads", "warehouse"]
 
 _log = get_logger("run")
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """How to check and build one flow; what has to be closed after it goes onto the stack."""
+def _ads(config: Config, stop: threading.Event, resources: ExitStack) -> Dataflow:
+    from flows.ads import build  # noqa: PLC0415 - each flow loads only what it needs, and is back the sooner
+    from flows.ports.ads import live_ads_ports  # noqa: PLC0415
 
-    check: Callable[[Config], None]
-    build: Callable[[Config, threading.Event, ExitStack], Dataflow]
-
-
-def _check_warehouse(config: Config) -> None:
-    check_tables(rest_client(config.bigquery), config.bigquery)
-
-
-def _build_ads(config: Config, stop: threading.Event, resources: ExitStack) -> Dataflow:
     ports = live_ads_ports(config, stop)
     resources.callback(ports.bidding.house.close)
-    return ads.build(config, ports)
+    return build(config, ports)
 
 
-def _build_warehouse(config: Config, stop: threading.Event, _: ExitStack) -> Dataflow:
-    return warehouse.build(config, live_warehouse_ports(config, stop))
+def _warehouse(config: Config, stop: threading.Event, _: ExitStack) -> Dataflow:
+    from flows.ports.warehouse import live_warehouse_ports  # noqa: PLC0415 - see above
+    from flows.warehouse import build  # noqa: PLC0415
+    from sinks.bigquery.client import rest_client  # noqa: PLC0415
+    from sinks.bigquery.schema import check_tables  # noqa: PLC0415
+
+    check_tables(rest_client(config.bigquery), config.bigquery)
+    return build(config, live_warehouse_ports(config, stop))
 
 
-FLOWS: dict[FlowName, _Entry] = {
-    "ads": _Entry(lambda _: None, _build_ads),
-    "warehouse": _Entry(_check_warehouse, _build_warehouse),
-}
+_OPEN: dict[FlowName, Callable[[Config, threading.Event, ExitStack], Dataflow]] = {"ads": _ads, "warehouse": _warehouse}
+"""How to check and build each flow; what has to be closed after it goes onto the stack."""
 
 
 def run_flow(name: FlowName, config: Config) -> None:
@@ -70,12 +60,10 @@ def run_flow(name: FlowName, config: Config) -> None:
     Raises:
         DatastreamXError: What stopped the flow, without Bytewax's wrapping.
     """
-    entry = FLOWS[name]
-    entry.check(config)
     stop = threading.Event()
     recovery = open_store(Path(config.recovery.directory) / name, config.recovery.stores)
     with ExitStack() as resources:
-        flow = entry.build(config, stop, resources)
+        flow = _OPEN[name](config, stop, resources)
         if config.metrics.port is not None:
             server, _ = serve_metrics(config.metrics.host, config.metrics.port)
             resources.callback(server.shutdown)

@@ -11,7 +11,8 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
 from datastreamx.config import Config
-from flows.ports import WarehousePorts, config_from_environment, live_warehouse_ports
+from flows.ports import config_from_environment
+from flows.ports.warehouse import WarehousePorts, live_warehouse_ports
 from operators.decisions import read_decisions
 from operators.impressions import join_impressions
 from operators.land import land

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from datastreamx.cli.doctor.command import doctor
+from datastreamx.cli.explain.command import explain
+from datastreamx.cli.options import DEFAULT_CONFIG, ConfigOption
 from datastreamx.cli.output import Exit, fail
+from datastreamx.cli.query.command import query
+from datastreamx.cli.resources.command import apply, plan
+from datastreamx.cli.simulate import simulate
+from datastreamx.cli.status.command import status
+from datastreamx.cli.validate import validate
 from datastreamx.errors import DatastreamXError
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 wrong configuration, 4 Kafka or BigQuery does not answer, "
+    "5 a promise was broken (demo), 130 Ctrl-C. Results go to standard output, messages to standard error."
+)
 
 app = typer.Typer(
     name="datastreamx",
@@ -17,14 +29,23 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
+    epilog=EXIT_CODES,
 )
 
-ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", envvar="DATASTREAMX_CONFIG", help="Configuration file (TOML).")
-]
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed  # noqa: PLC0415 - see the module docstring
+
+        typer.echo(f"datastreamx {installed('datastreamx')}")
+        raise typer.Exit
 
 
-@app.command()
+@app.command(rich_help_panel="Try")
 def demo(  # noqa: PLR0913 - one parameter per option
     *,
     duration: Annotated[
@@ -63,10 +84,10 @@ def demo(  # noqa: PLR0913 - one parameter per option
         raise typer.Exit(Exit.INVARIANT)
 
 
-@app.command()
+@app.command(rich_help_panel="Operate")
 def run(
     flow: Annotated[Literal["ads", "warehouse"], typer.Argument(help="Which flow.")],
-    config: ConfigOption = Path("datastreamx.toml"),
+    config: ConfigOption = DEFAULT_CONFIG,
     *,
     json_logs: Annotated[bool, typer.Option("--json", help="Write logs as JSON lines.")] = False,
 ) -> None:
@@ -82,11 +103,19 @@ def run(
     run_flow(flow, load_config(config))
 
 
+app.command(rich_help_panel="Try")(simulate)
+app.command(rich_help_panel="Try")(explain)
+app.command(rich_help_panel="Try")(query)
+app.command(rich_help_panel="Prepare")(validate)
+app.command(rich_help_panel="Prepare")(plan)
+app.command(rich_help_panel="Prepare")(apply)
+app.command(rich_help_panel="Operate")(status)
+app.command(rich_help_panel="Operate")(doctor)
+
+
 def main() -> None:
     """Run the command line; every error of ours ends in one clear message and its exit code."""
     try:
-        app(standalone_mode=False)
+        app()
     except DatastreamXError as error:
         fail(error)
-    except KeyboardInterrupt:
-        sys.exit(Exit.FAILED)

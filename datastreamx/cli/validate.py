@@ -41,7 +41,6 @@ def validate(
     Secrets are looked up, so run it where the flows will run.
 
     Examples:
-
     - `datastreamx validate --example > datastreamx.toml`
 
     - `datastreamx validate --config datastreamx.toml`

@@ -24,9 +24,9 @@ from bqemulator.streaming.write_stream import (
     parse_stream_name,
 )
 from google.cloud.bigquery_storage_v1 import types
-from google.protobuf import any_pb2  # type: ignore[import-untyped]  # has no type information
+from google.protobuf import any_pb2
 from google.rpc import code_pb2, status_pb2  # type: ignore[import-untyped]  # has no type information
-from grpc_status import rpc_status  # type: ignore[import-untyped]  # has no type information
+from grpc_status import rpc_status
 
 from simulator.bigquery.faults import Call, FaultInjector, Method, Spoil
 from simulator.bigquery.rows import BadRow, ExtraFieldsError, align, bad_rows

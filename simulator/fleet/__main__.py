@@ -84,7 +84,7 @@ def _options(arguments: argparse.Namespace) -> FleetOptions:
         speed_up=arguments.speed_up,
         start_hour=arguments.start_hour,
         faults=parse_faults(arguments.faults),
-        behaviour=Behaviour(channels=arguments.channels),
+        behaviour=Behaviour(channels=arguments.channels, start_spread_ms=int(arguments.start_spread * 1000)),
         duration_s=arguments.duration,
         rate_limit=arguments.rate_limit,
         drain_limit_s=arguments.drain_limit,
@@ -116,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--channels", type=int, default=defaults.behaviour.channels, help="channels on air (%(default)s)")
     add("--speed-up", type=_positive, default=defaults.speed_up, help="viewers act this much faster (%(default)s)")
     add("--start-hour", type=_start_hour, default=defaults.start_hour, help="hour at the start, or `now` (%(default)s)")
+    add("--start-spread", type=_positive, default=10.0, help="seconds within which boxes connect (%(default)s)")
     add("--faults", default="none", help=f"{', '.join(PRESETS)}, or KIND=RATE,... with {kinds} (%(default)s)")
     add("--duration", type=_positive, help="seconds after which viewers stop (until SIGTERM)")
     add("--rate-limit", type=_positive, help="most events per second; beyond it, behaviour slows down")

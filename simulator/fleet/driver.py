@@ -19,6 +19,7 @@ from datastreamx.model.events import BoxEvent
 from simulator.fleet.behaviour import Fleet
 from simulator.fleet.faults import FaultBounds, FaultInjector, FaultRates, Landing
 from simulator.fleet.ledger import EventBook, Ledger, write_ledger
+from simulator.fleet.outages import OutageLog
 from simulator.fleet.parameters import Behaviour
 from simulator.fleet.pushes import PushDesk
 from simulator.fleet.receiver import Receiver
@@ -136,9 +137,15 @@ class _Run:
         self._injector = FaultInjector(options.faults, options.seed, bounds)
         self._desk = PushDesk(self._fleet, self._started_ms)
         self._book = EventBook()
-        self._sender = Sender(lambda: make_producer(config.kafka), config.topics.events, self._book.acknowledged, clock)
+        outages = OutageLog(clock)
+        self._sender = Sender(
+            lambda: make_producer(config.kafka, CLIENT_ID, outages),
+            config.topics.events,
+            self._book.acknowledged,
+            clock,
+        )
         self._receiver = Receiver(
-            lambda: Consumer(consumer_properties(config.kafka, CLIENT_ID, CLIENT_ID)),
+            lambda: Consumer({**consumer_properties(config.kafka, CLIENT_ID, CLIENT_ID), **outages.properties()}),
             config.topics.decisions,
             config.events.partitions,
             clock,
@@ -280,13 +287,14 @@ def await_topics(config: Config, clock: Clock, stop: StopRequest) -> None:
         MissingTopicError: A topic does not exist.
         CrashError: A topic has another number of partitions than the configuration says.
     """
-    client = AdminClient(client_properties(config.kafka, CLIENT_ID))
+    outages = OutageLog(clock)
+    client = AdminClient({**client_properties(config.kafka, CLIENT_ID), **outages.properties()})
     gives_up_s: float | None = None
     while not stop.is_set:
         try:
             found = client.list_topics(timeout=METADATA_TIMEOUT_S).topics
         except KafkaException as error:
-            _LOG.warning("broker_unavailable", bootstrap=config.kafka.bootstrap, error=str(error))
+            outages.report(error.args[0])
             continue
         partitions = {
             name: len(found[name].partitions) if name in found else 0

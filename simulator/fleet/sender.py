@@ -21,6 +21,7 @@ from datastreamx.config import KafkaConfig
 from datastreamx.kafka import producer_properties
 from datastreamx.log import get_logger
 from simulator.fleet.faults import Record
+from simulator.fleet.outages import OutageLog
 
 RETRY_AFTER_S = 1.0
 PURGE_TIMEOUT_S = 5.0
@@ -49,11 +50,12 @@ class KafkaProducer(Protocol):
         """Give up what is not delivered; callbacks get an error."""
 
 
-def make_producer(kafka: KafkaConfig) -> KafkaProducer:
+def make_producer(kafka: KafkaConfig, client_id: str, outages: OutageLog) -> KafkaProducer:
     """Idempotent producer without gaps, that places records as every Kafka client does by default."""
     producer: KafkaProducer = Producer(
         {
-            **producer_properties(kafka, "datastreamx-fleet"),
+            **producer_properties(kafka, client_id),
+            **outages.properties(),
             "partitioner": "murmur2_random",
             "enable.gapless.guarantee": True,
         }

@@ -15,7 +15,7 @@ import grpc
 import pyarrow as pa
 from google.api_core.gapic_v1.routing_header import to_grpc_metadata
 from google.cloud.bigquery_storage_v1 import types
-from grpc_status import rpc_status  # type: ignore[import-untyped]  # has no type information
+from grpc_status import rpc_status
 
 from sinks.bigquery.classify import classify
 from sinks.bigquery.transport import AppendRequest, BadRow, Reply, ReplyKind

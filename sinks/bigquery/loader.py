@@ -40,6 +40,9 @@ class DeadLetterWriter(Protocol):
     def settle(self) -> None:
         """Return when every accepted letter is safe."""
 
+    def close(self) -> None:
+        """Settle and let go."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoaderSettings:
@@ -68,13 +71,15 @@ class Environment:
     """Everything a loader takes from outside.
 
     Attributes:
+        transport: The loader's own; it closes it.
+        dead_letters: Called when the first row is refused, so that a table without bad rows needs no writer.
         on_wait: Called at least twice a second while a call waits for BigQuery; may raise to give up waiting, which
             loses nothing: no snapshot was completed.
         sleep: Sleeps for seconds.
     """
 
     transport: Transport
-    dead_letters: DeadLetterWriter
+    dead_letters: Callable[[], DeadLetterWriter]
     topics: TopicsConfig = field(default_factory=TopicsConfig)
     clock: Clock = field(default_factory=SystemClock)
     random: Random = field(default_factory=Random)
@@ -112,7 +117,7 @@ class TableLoader:
         self._appends = Breaker(settings.backoff, env.random)
         self._flushes = Breaker(settings.backoff, env.random)
         self._pending_flushes: list[tuple[FlushTarget, PendingCall]] = []
-        self._has_letters = False
+        self._letters: DeadLetterWriter | None = None
         self._ledger = FlushLedger(parent)
         metrics.WAREHOUSE_BREAKER.labels(table.name).set(0)
         if resume is not None:
@@ -177,9 +182,8 @@ class TableLoader:
         self.send()
         self._wait_for_acks(0)
         self._poll_flushes()
-        if self._has_letters:
-            self._env.dead_letters.settle()
-            self._has_letters = False
+        if self._letters is not None:
+            self._letters.settle()
         return self._ledger.snapshot()
 
     def close(self) -> None:
@@ -193,6 +197,8 @@ class TableLoader:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        if self._letters is not None:
+            self._letters.close()
         self._env.transport.close()
 
     @property
@@ -236,6 +242,7 @@ class TableLoader:
             if isinstance(created, Reply):
                 self._append_failed(created)
                 return False
+            metrics.WAREHOUSE_STREAMS.labels(self._table.name).inc()
             self._stream_name = created
             self._ledger.open(created)
         self._connection = self._env.transport.connect(self._stream_name, self._schema)
@@ -336,8 +343,9 @@ class TableLoader:
 
     def _refuse(self, refused: list[RefusedRow]) -> None:
         for row in refused:
-            self._env.dead_letters.write(dead_letter(row, self._table, self._env.topics))
-            self._has_letters = True
+            if self._letters is None:
+                self._letters = self._env.dead_letters()
+            self._letters.write(dead_letter(row, self._table, self._env.topics))
 
     def _start_flushes(self) -> None:
         if self._flushes.wait_s(self._env.clock.monotonic_s()) > 0:

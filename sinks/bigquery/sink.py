@@ -29,7 +29,7 @@ class BigQuerySink(FixedPartitionedSink[WarehouseItem, bytes]):
 
     Args:
         tables: All tables that items may name.
-        dead_letters: Called once per table and process; takes rows that BigQuery refuses.
+        dead_letters: Makes the writer of a table for rows that BigQuery refuses; called when there is the first.
         connect: Called once per table and process; `None` means gRPC to where `config` says.
         on_wait: Called at least twice a second while the worker waits for BigQuery: beat the heart here. It may raise
             to stop waiting.
@@ -69,7 +69,7 @@ class BigQuerySink(FixedPartitionedSink[WarehouseItem, bytes]):
         """Part of one table; it begins to flush what the resumed snapshot left unflushed."""
         env = Environment(
             transport=self._connect(),
-            dead_letters=self._dead_letters(),
+            dead_letters=self._dead_letters,
             topics=self._topics,
             on_wait=self._on_wait,
         )

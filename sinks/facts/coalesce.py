@@ -79,8 +79,10 @@ class Coalescer:
         return FactBatch(table=table, partition=partition, group=group, rows=rows)
 
     def _pieces(self, rows: pa.RecordBatch) -> list[pa.RecordBatch]:
-        """`rows`, cut until each piece fits into a message; a single row is never cut."""
-        if rows.num_rows <= 1 or (rows.num_rows <= self._rows_max and int(rows.nbytes) <= self._bytes_max):
+        """`rows`, cut until each piece fits into a message; a single row is never cut, no row makes no piece."""
+        if rows.num_rows == 0:
+            return []
+        if rows.num_rows == 1 or (rows.num_rows <= self._rows_max and int(rows.nbytes) <= self._bytes_max):
             return [rows]
         half = rows.num_rows // 2
         return [*self._pieces(rows.slice(0, half)), *self._pieces(rows.slice(half))]

@@ -20,13 +20,12 @@ from bytewax.recovery import RecoveryConfig
 from bytewax.testing import cluster_main
 
 from datastreamx.config.structs import BigQueryConfig
-from datastreamx.model.chunk import DeadLetter
 from datastreamx.model.log import Tick
 from datastreamx.tables import Column, Kind, Table
 from sinks.bigquery.breaker import Backoff
 from sinks.bigquery.client import write_channel
 from sinks.bigquery.grpc_transport import GrpcCall, GrpcConnection, GrpcTransport
-from sinks.bigquery.loader import LoaderSettings
+from sinks.bigquery.loader import DeadLetterWriter, LoaderSettings
 from sinks.bigquery.sink import BigQuerySink
 from sinks.bigquery.transport import AppendRequest, Reply
 
@@ -163,12 +162,8 @@ class _KillingTransport(GrpcTransport):
         return call
 
 
-class _NoLetters:
-    def write(self, letter: DeadLetter) -> None:
-        raise AssertionError(f"no row of this test is bad: {letter}")
-
-    def settle(self) -> None:
-        pass
+def _no_letters() -> DeadLetterWriter:
+    raise AssertionError("no row of this test is bad")
 
 
 def run(settings: Run) -> None:
@@ -194,7 +189,7 @@ def run(settings: Run) -> None:
     sink = BigQuerySink(
         settings.config,
         TABLES,
-        _NoLetters,
+        _no_letters,
         settings=LoaderSettings(linger_s=0.02, backoff=Backoff(0.005, 0.1)),
         connect=lambda: _KillingTransport(settings.config, grenade),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from confluent_kafka import KafkaError, Message, Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined] # re-exported without saying so
 
 from datastreamx.config import Config
 from simulator.broker import LocalBroker
@@ -76,8 +76,9 @@ def produce(broker: Broker, topic: str, records: list[Record], *, timestamp_ms: 
         return report
 
     for number, (partition, key, value) in enumerate(records):
-        stamp = {} if timestamp_ms is None else {"timestamp": timestamp_ms + number}
-        producer.produce(topic, value, key, partition=partition, on_delivery=on_delivery(number), **stamp)
+        # 0 means now.
+        stamp = 0 if timestamp_ms is None else timestamp_ms + number
+        producer.produce(topic, value, key, partition=partition, on_delivery=on_delivery(number), timestamp=stamp)
     assert producer.flush(30) == 0
     producer.close()
     return [offsets[number] for number in range(len(records))]

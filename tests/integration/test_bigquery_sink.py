@@ -64,6 +64,9 @@ class Letters:
     def settle(self) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
 
 class Loading:
     """A loader for one table over real gRPC."""
@@ -80,7 +83,7 @@ class Loading:
         dataset = f"projects/{self._config.project}/datasets/{self._config.dataset}"
         env = Environment(
             transport=GrpcTransport(write_channel(self._config), dataset, self._timeout_s),
-            dead_letters=self.letters,
+            dead_letters=lambda: self.letters,
             random=Random(1),
             on_wait=self._wait,
         )

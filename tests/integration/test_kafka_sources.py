@@ -16,8 +16,8 @@ from bytewax.testing import TestingSink, run_main
 
 from datastreamx.config import Config
 from datastreamx.errors import ConfigError, ExpiredOffsetError, MissingTopicError, RetryableError, StateMismatchError
-from datastreamx.model.chunk import Chunk
 from datastreamx.model.auction import DecidedAuction
+from datastreamx.model.chunk import Chunk
 from datastreamx.model.keygroup import KeyGroup, group_of
 from datastreamx.model.log import LogBatch, Tick
 from sources.kafka import DecisionLog, EventSource, WarehouseSource

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, To
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from datastreamx.config import load_config
 from datastreamx.errors import DeadLetterError
 from datastreamx.model.auction import Decision, Winner
 from datastreamx.model.events import AdShown, BoxEvent, Power
@@ -27,6 +30,7 @@ from simulator.fleet import driver
 from simulator.fleet.faults import FAULTS
 from simulator.fleet.ledger import Ledger, read_ledger
 from simulator.fleet.partitioner import partition_of
+from simulator.processes import free_port
 
 pytestmark = pytest.mark.integration
 
@@ -73,7 +77,17 @@ class Pipeline:
             created.result(10)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        argv = ["--config", str(self.config_path), "--ledger", str(self.ledger_path), "--boxes", "300", *arguments]
+        argv = [
+            "--config",
+            str(self.config_path),
+            "--ledger",
+            str(self.ledger_path),
+            "--boxes",
+            "300",
+            "--start-spread",
+            "1",
+            *arguments,
+        ]
         fleet = subprocess.Popen(
             [sys.executable, "-m", "simulator.fleet", *argv],
             stdout=subprocess.PIPE,
@@ -193,7 +207,7 @@ def test_the_books_agree_with_the_log(pipeline: Pipeline) -> None:
 
 
 def test_pushes_are_displayed_once_in_time_and_reported_in_the_sequence_of_the_box(pipeline: Pipeline) -> None:
-    fleet = pipeline.start("--seed", "4", "--json", "--drain-quiet", "0.5")
+    fleet = pipeline.start("--seed", "4", "--json", "--drain-limit", "0.5")
     producer = Producer({"bootstrap.servers": pipeline.bootstrap})
     consumer = pipeline.consumer()
     pushed: dict[str, int] = {}
@@ -287,6 +301,38 @@ def test_a_rate_limit_holds_behaviour_back_and_event_time_stays_the_time_of_send
     consumer.close()
     assert min(delays_ms) >= -1
     assert sorted(delays_ms)[250] <= 300
+
+
+def test_a_broker_that_hangs_delays_events_and_loses_none(broker: LocalBroker, pipeline: Pipeline) -> None:
+    fleet = pipeline.start("--speed-up", "100", "--drain-quiet", "0")
+    pipeline.await_ledger(fleet, lambda ledger: ledger.events > 100)
+    assert broker.pid is not None
+    os.kill(broker.pid, signal.SIGSTOP)
+    try:
+        pipeline.await_ledger(fleet, lambda ledger: ledger.records_waiting > 300)
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
+    ledger = pipeline.finished_ledger(fleet)
+    sequences: dict[bytes, list[int]] = defaultdict(list)
+    for _, _, key, value in pipeline.read():
+        sequences[key].append(decode_event(value or b"").seq)
+    assert ledger.finished
+    assert sum(map(len, sequences.values())) == ledger.events
+    assert all(sequence == list(range(sequence[0], sequence[0] + len(sequence))) for sequence in sequences.values())
+
+
+def test_a_fleet_without_broker_waits_for_it_and_can_be_stopped(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIG.format(bootstrap=f"127.0.0.1:{free_port()}"))
+    stop = driver.StopRequest()
+    options = driver.FleetOptions(ledger=tmp_path / "ledger.json", boxes=10, flush_limit_s=0.0, drain_limit_s=0.0)
+    thread = threading.Thread(target=lambda: ended.append(driver.run_fleet(load_config(config), options, stop)))
+    ended: list[Ledger] = []
+    thread.start()
+    stop.set()
+    thread.join(DEADLINE_S)
+    assert not thread.is_alive()
+    assert [ledger.events for ledger in ended] == [0]
 
 
 def test_missing_topics_and_unusable_options_are_refused(

@@ -247,6 +247,9 @@ class Letters:
     def settle(self) -> None:
         self.settled = len(self.accepted)
 
+    def close(self) -> None:
+        self.settle()
+
 
 class Bench:
     """A loader in its surroundings; `resume` replaces it by a new one, as a restart does."""
@@ -268,7 +271,7 @@ class Bench:
             self._settings,
             Environment(
                 transport=self.server,
-                dead_letters=self.letters,
+                dead_letters=lambda: self.letters,
                 clock=self.clock,
                 random=self._random,
                 sleep=self._sleep,

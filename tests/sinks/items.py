@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 
 import pyarrow as pa
 
@@ -17,7 +17,7 @@ _VALUES: dict[Kind, object] = {
     Kind.FLOAT64: 0.0,
     Kind.BOOL: False,
     Kind.STRING: "text",
-    Kind.TIMESTAMP: datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+    Kind.TIMESTAMP: dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
 }
 
 

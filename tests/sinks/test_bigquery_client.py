@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 import requests
-from google.api_core import exceptions
+from google.api_core import exceptions as google_exceptions
 from google.cloud.bigquery_storage_v1 import types
 
 from datastreamx.config.structs import BigQueryConfig
@@ -18,6 +18,9 @@ from sinks.bigquery.grpc_transport import GrpcTransport
 from sinks.bigquery.transport import AppendRequest, Reply, ReplyKind
 
 from .bigquery_model import ROWS
+
+# The library has no types for them.
+exceptions: Any = google_exceptions
 
 STREAM = "projects/p/datasets/d/tables/t/streams/s"
 
@@ -37,11 +40,12 @@ class Recorder(grpc.GenericRpcHandler):  # type: ignore[misc]
                 types.AppendRowsRequest.deserialize,
                 types.AppendRowsResponse.serialize,
             )
-        request, response = {
+        answers: dict[str, tuple[Any, Any]] = {
             "CreateWriteStream": (types.CreateWriteStreamRequest, types.WriteStream(name=STREAM)),
             "FlushRows": (types.FlushRowsRequest, types.FlushRowsResponse(offset=1)),
             "FinalizeWriteStream": (types.FinalizeWriteStreamRequest, types.FinalizeWriteStreamResponse()),
-        }[method]
+        }
+        request, response = answers[method]
 
         def answer(asked: Any, _: Any) -> Any:
             self.calls.append((method, routing, asked))

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 from google.cloud.bigquery_storage_v1 import types
-from google.protobuf.any_pb2 import Any as AnyMessage  # type: ignore[import-untyped]
+from google.protobuf.any_pb2 import Any as AnyMessage
 from grpc import StatusCode
 
 from datastreamx.errors import CrashError

@@ -25,7 +25,7 @@ def record(
     value: bytes | None = b"{}",
     topic: str = TOPIC,
     timestamp_ms: int = 1_700_000_000_000,
-    headers: list[tuple[str, bytes]] | None = None,
+    headers: list[tuple[str, str | bytes | None]] | None = None,
 ) -> Message:
     return Message(
         topic=topic,

@@ -202,7 +202,7 @@ def test_records_that_expire_during_the_read_back_are_left_out() -> None:
             return [event(KafkaError._AUTO_OFFSET_RESET, topic=DECISIONS)]
         return [*decisions(7, 8), end(9, topic=DECISIONS)]
 
-    consumer.consume = consume  # type: ignore[method-assign]  # a script with a condition
+    consumer.consume = consume  # type: ignore[method-assign,assignment]  # a script with a condition
     assert read_back(consumer, 2) == ["a7", "a8"]
     assert starts == [3, 7]
 
@@ -222,7 +222,7 @@ def test_long_read_backs_report_their_progress(capsys: pytest.CaptureFixture[str
 
     consumer = FakeConsumer(watermarks={0: (0, 4), 1: (0, 0)})
     script = slowly(consumer)
-    consumer.consume = lambda count, _timeout: next(script) if count == 1 else []  # type: ignore[method-assign]
+    consumer.consume = lambda count, _timeout: next(script) if count == 1 else []  # type: ignore[method-assign,assignment]
     assert len(read_back(consumer, None)) == 4
     assert "".join(capsys.readouterr()).count("decision_log.reading") == 2
 

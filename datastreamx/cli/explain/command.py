@@ -26,7 +26,6 @@ def explain(
     configured secret; the JSON carries only the pseudonym. Exit code 1: no decision was found.
 
     Examples:
-
     - `datastreamx explain stb-000042`
 
     - `datastreamx explain stb-000042 --last 5 --since 48 --json`

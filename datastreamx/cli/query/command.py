@@ -35,7 +35,6 @@ def query(  # noqa: PLR0913  one parameter per option
     filter on its partition column.
 
     Examples:
-
     - `datastreamx query "SELECT * FROM ad_decisions WHERE decided_time > TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL
     1 HOUR)"`
 

@@ -24,8 +24,6 @@ def plain(value: Any) -> Any:
             return value
         case datetime() | date() | time():
             return value.isoformat()
-        case Decimal():
-            return str(value)
         case bytes():
             return base64.b64encode(value).decode()
         case dict():

@@ -20,7 +20,6 @@ def plan(config: ConfigOption = DEFAULT_CONFIG, *, as_json: JsonOption = False) 
     Both Kafka and BigQuery are reported even when one does not answer (exit code 4).
 
     Examples:
-
     - `datastreamx plan --config datastreamx.toml`
 
     - `datastreamx plan --json | jq '.kafka.changes + .bigquery.changes'`

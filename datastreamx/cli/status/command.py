@@ -16,7 +16,6 @@ def status(config: ConfigOption = DEFAULT_CONFIG, *, as_json: JsonOption = False
     Kafka or BigQuery does not answer; the rest is shown all the same.
 
     Examples:
-
     - `datastreamx status --config datastreamx.toml`
 
     - `datastreamx status --json | jq '.flows[] | {name, lag_records}'`

@@ -1,0 +1,1 @@
+"""`datastreamx doctor`: what would keep the service from running here?"""

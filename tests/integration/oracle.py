@@ -1,0 +1,209 @@
+"""What a run without any fault would have led to, computed from the logs alone.
+
+Facts and opportunities follow from box-events by the pure parts of the operators. Decisions cannot be predicted: the
+ad-decisions topic says what they were, and everything behind it follows from there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+from confluent_kafka import Message
+
+from datastreamx.config import Config
+from datastreamx.model import identity
+from datastreamx.model.auction import Decision, Opportunity, Outcome
+from datastreamx.model.chunk import Chunk
+from datastreamx.model.keygroup import KeyGroup, group_of
+from datastreamx.tables import BOX_EVENTS, MINUTE_ROLLUPS, Row, Table
+from datastreamx.wire.decisions import decode_decision
+from operators.decisions.rows import bid_rows, decision_row
+from operators.decode.records import decode_chunk
+from operators.viewing.snapshot import encode_snapshot
+from operators.viewing.state import KeyGroupState
+
+Origin = tuple[str, int, int]
+"""(topic, partition, offset) of a record."""
+
+_BIDS = {"won", "outbid", "below_floor", "currency", "creative_rejected"}
+_ERRORS = {"error", "invalid_response", "unreachable", "oversize"}
+
+
+@dataclass
+class Expected:
+    """Everything that follows from box-events.
+
+    Attributes:
+        dead_letters: Reason by origin.
+        opportunities: By auction id.
+        states: Snapshot of each key group after its last record, by Bytewax key.
+    """
+
+    events: Counter[Row] = field(default_factory=Counter)
+    sessions: Counter[Row] = field(default_factory=Counter)
+    dead_letters: dict[Origin, str] = field(default_factory=dict)
+    opportunities: dict[str, Opportunity] = field(default_factory=dict)
+    states: dict[str, bytes] = field(default_factory=dict)
+    late: int = 0
+    duplicates: int = 0
+
+
+def expect(config: Config, events: Iterable[Message]) -> Expected:
+    """Replay the log of box-events, each key group as one chunk: no batching of the flow can be like it."""
+    expected = Expected()
+    pseudonym = partial(identity.box_key, config.privacy.box_key_secret.reveal().encode())
+    for key_group, messages in sorted(_by_key_group(config, events).items()):
+        decoded = decode_chunk(_chunk(key_group, messages), config.topics.events, config.events.max_clock_skew_ms)
+        for letter in decoded.dead_letters:
+            expected.dead_letters[letter.topic, letter.partition, letter.offset] = letter.reason
+        if not decoded.records:
+            continue
+        state = KeyGroupState(key_group, config.viewing, config.topics.events, pseudonym)
+        out = state.process(decoded.records)
+        expected.events.update(out.events)
+        expected.sessions.update(out.sessions)
+        expected.opportunities.update({one.auction_id: one for one in out.opportunities})
+        expected.states[key_group.key] = encode_snapshot(state)
+        expected.late += out.late
+        expected.duplicates += out.duplicates
+    return expected
+
+
+@dataclass
+class Decided:
+    """What the ad-decisions topic holds: first records with their offsets, and how many records there are of each."""
+
+    firsts: dict[str, tuple[Decision, int]] = field(default_factory=dict)
+    copies: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def decisions(self) -> list[Decision]:
+        return [decision for decision, _ in self.firsts.values()]
+
+    @property
+    def repeated(self) -> dict[str, int]:
+        """Auctions with more than one record."""
+        return {auction_id: count for auction_id, count in self.copies.items() if count > 1}
+
+
+def decided(messages: Iterable[Message]) -> Decided:
+    """Read the ad-decisions topic, given in log order within each partition."""
+    found = Decided()
+    for message in messages:
+        decision = decode_decision(message.value() or b"")
+        found.copies[decision.auction_id] += 1
+        found.firsts.setdefault(decision.auction_id, (decision, int(message.offset() or 0)))
+    return found
+
+
+def tables_behind(expected: Expected, log: Decided) -> dict[str, Counter[Row]]:
+    """Rows of every table but the rollups, whose cut depends on the clock; see `rollup_sums`."""
+    return {
+        "box_events": expected.events,
+        "viewing_sessions": expected.sessions,
+        "ad_decisions": Counter(decision_row(decision, offset) for decision, offset in log.firsts.values()),
+        "bids": Counter(row for decision, offset in log.firsts.values() for row in bid_rows(decision, offset)),
+        "impressions": Counter(impressions(expected, log)),
+    }
+
+
+def impressions(expected: Expected, log: Decided) -> list[Row]:
+    """Each display joined to its decision; a push may be displayed once."""
+    pushes = {decision.push_id: decision for decision in log.decisions if decision.winner is not None}
+    rows: list[Row] = []
+    displayed: set[object] = set()
+    for event in expected.events:
+        shown = _named(BOX_EVENTS, event)
+        if shown["type"] != "ad_shown":
+            continue
+        decision = pushes.get(str(shown["push_id"]))
+        assert decision is not None, f"{shown['push_id']} was displayed and never decided: the input is wrong"
+        assert decision.winner is not None
+        assert shown["push_id"] not in displayed, f"{shown['push_id']} was displayed twice: the input is wrong"
+        displayed.add(shown["push_id"])
+        rows.append(
+            (
+                *(shown[name] for name in ("event_time", "box_key", "push_id", "ad_id", "shown_ms")),
+                True,
+                decision.auction_id,
+                decision.winner.aggregator,
+                decision.winner.price_micros,
+                decision.winner.currency,
+                decision.channel_id,
+                decision.decided_ms * 1000,
+                *(shown[name] for name in ("source_partition", "key_group", "source_offset", "ordinal")),
+            )
+        )
+    return rows
+
+
+RollupKey = tuple[object, object, object]
+"""(minute in microseconds, channel, aggregator)."""
+
+MEASURES = tuple(column.name for column in MINUTE_ROLLUPS.columns[3:])
+
+
+def rollup_sums(expected: Expected, log: Decided) -> dict[RollupKey, dict[str, int]]:
+    """Sum of every measure per minute, channel and aggregator, zeros left out; counted row by row."""
+    sums: defaultdict[RollupKey, Counter[str]] = defaultdict(Counter)
+
+    def add(time_us: object, channel_id: object, aggregator: object, **measures: int) -> None:
+        assert isinstance(time_us, int)
+        sums[time_us - time_us % 60_000_000, channel_id, aggregator].update(measures)
+
+    for row in expected.events:
+        event = _named(BOX_EVENTS, row)
+        tunes = event["type"] == "tune"
+        add(event["event_time"], event["channel_id"], None, events=1, late_events=bool(event["is_late"]), tunes=tunes)
+    for decision in log.decisions:
+        time_us = decision.decided_ms * 1000
+        add(time_us, decision.channel_id, None, opportunities=1)
+        for outcome in decision.outcomes:
+            label = outcome.code.label
+            add(
+                time_us,
+                decision.channel_id,
+                outcome.aggregator,
+                calls=outcome.called,
+                bids=label in _BIDS,
+                wins=outcome.code is Outcome.WON,
+                timeouts=outcome.code is Outcome.TIMEOUT,
+                errors=label in _ERRORS,
+            )
+    for shown in impressions(expected, log):
+        time_us, aggregator, price_micros, channel_id = shown[0], shown[7], shown[8], shown[10]
+        assert isinstance(price_micros, int)
+        add(time_us, channel_id, aggregator, impressions=1, revenue_micros=round(price_micros / 1000))
+    return {key: {name: n for name, n in counts.items() if n} for key, counts in sums.items()}
+
+
+def opportunity_of(decision: Decision) -> Opportunity:
+    """The context that a decision carries, less what it does not tell."""
+    fields = {name: getattr(decision, name) for name in Opportunity.__struct_fields__ if name != "expired"}
+    return Opportunity(**fields)
+
+
+def _by_key_group(config: Config, events: Iterable[Message]) -> dict[KeyGroup, list[Message]]:
+    groups: defaultdict[KeyGroup, list[Message]] = defaultdict(list)
+    for message in events:
+        group = group_of(message.key() or b"", config.events.groups_per_partition)
+        groups[KeyGroup(int(message.partition() or 0), group)].append(message)
+    return groups
+
+
+def _chunk(key_group: KeyGroup, messages: list[Message]) -> Chunk:
+    return Chunk(
+        partition=key_group.partition,
+        group=key_group.group,
+        offsets=[int(message.offset() or 0) for message in messages],
+        timestamps_ms=[message.timestamp()[1] for message in messages],
+        keys=[message.key() for message in messages],
+        values=[message.value() for message in messages],
+    )
+
+
+def _named(table: Table, row: Row) -> dict[str, object]:
+    return {column.name: value for column, value in zip(table.columns, row, strict=True)}
