@@ -6,6 +6,9 @@ second.
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -60,6 +63,7 @@ def run_flow(name: FlowName, config: Config) -> None:
     Raises:
         DatastreamXError: What stopped the flow, without Bytewax's wrapping.
     """
+    _keep_panics_short()
     stop = threading.Event()
     recovery = open_store(Path(config.recovery.directory) / name, config.recovery.stores)
     with ExitStack() as resources:
@@ -72,8 +76,10 @@ def run_flow(name: FlowName, config: Config) -> None:
         _log.info("flow.starting", flow=name, store=str(recovery.db_dir))
         try:
             cli_main(flow, epoch_interval=timedelta(milliseconds=config.recovery.epoch_ms), recovery_config=recovery)
-        except Exception as error:
-            raise _cause(error) from error
+        except _ENDS:
+            raise
+        except BaseException as error:
+            raise _cause(error, Path(recovery.db_dir)) from error
     _log.info("flow.stopped", flow=name)
 
 
@@ -85,13 +91,15 @@ def open_store(directory: Path, stores: int) -> RecoveryConfig:
         CrashError: The directory cannot be used.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         found = len(list(directory.glob("part-*.sqlite3")))
         if not found:
-            init_db_dir(directory, stores)
-    except Exception as error:
+            _make_store(directory, stores)
+    except _ENDS:
+        raise
+    except BaseException as error:
         raise CrashError(
-            f"recovery store {directory} cannot be made: {error}; is the disk full or read-only?"
+            f"recovery store {directory} cannot be made: {_sqlite_error(error) or error}; is the disk full or "
+            "read-only? Make room, or let recovery.directory name another folder, and start again"
         ) from error
     if found and found != stores:
         raise StateMismatchError(
@@ -99,6 +107,18 @@ def open_store(directory: Path, stores: int) -> RecoveryConfig:
             "or name an empty directory and rebuild by replay"
         )
     return RecoveryConfig(str(directory))
+
+
+def _make_store(directory: Path, stores: int) -> None:
+    """Make a store beside its place and move it there as a whole: half a store would be taken for another one."""
+    unfinished = directory.with_name(f".{directory.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir(parents=True)
+        init_db_dir(unfinished, stores)
+        unfinished.replace(directory)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _stop_on_signals(stop: threading.Event) -> None:
@@ -110,19 +130,42 @@ def _stop_on_signals(stop: threading.Event) -> None:
         signal.signal(number, on_signal)
 
 
-def _cause(error: BaseException) -> BaseException:
+# A panic of Bytewax's Rust half arrives as a direct child of BaseException; these are no faults.
+_ENDS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+
+_SQLITE_FAILURE = re.compile(r'SqliteFailure\(Error \{ code: (\w+).*?Some\("([^"]*)"\)')
+
+
+def _keep_panics_short() -> None:
+    """Whatever stops a flow passes through a panic in Rust, whose backtrace of 90 lines would bury our one."""
+    if os.environ.get("RUST_BACKTRACE") != "full":
+        os.environ["RUST_BACKTRACE"] = "0"
+
+
+def _cause(error: BaseException, store: Path) -> BaseException:
     """Bytewax wraps whatever a callback raises, several times; the innermost error of ours says what happened."""
-    cause: BaseException | None = error
-    found: BaseException | None = None
-    while cause is not None:
-        if isinstance(cause, DatastreamXError):
-            found = cause
-        cause = cause.__cause__ or cause.__context__
-    return found or CrashError(f"the flow stopped: {_innermost(error)}")
+    causes = _chain(error)
+    found = next((cause for cause in reversed(causes) if isinstance(cause, DatastreamXError)), None)
+    if found is not None:
+        return found
+    failure = _sqlite_error(error)
+    if failure is not None:
+        return CrashError(
+            f"recovery store {store} cannot be used: {failure}. If the disk is full or read-only, make room and start "
+            "again: the flow goes on at its last snapshot. If the files are damaged, move the folder away and start "
+            "again: the state is rebuilt from the log"
+        )
+    return CrashError(f"the flow stopped: {type(causes[-1]).__name__}: {causes[-1]}")
 
 
-def _innermost(error: BaseException) -> str:
-    cause = error
-    while (inner := cause.__cause__ or cause.__context__) is not None:
-        cause = inner
-    return f"{type(cause).__name__}: {cause}"
+def _sqlite_error(error: BaseException) -> str | None:
+    """What SQLite said, out of the text of a panic."""
+    match = next((match for cause in _chain(error) if (match := _SQLITE_FAILURE.search(str(cause)))), None)
+    return f"{match[2]} ({match[1]})" if match else None
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    causes = [error]
+    while (inner := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(inner)
+    return causes

@@ -33,16 +33,22 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it with the option's value
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415 - see the module docstring
+
+        typer.echo(f"datastreamx {version('datastreamx')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     *,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
-    if version:
-        from importlib.metadata import version as installed  # noqa: PLC0415 - see the module docstring
-
-        typer.echo(f"datastreamx {installed('datastreamx')}")
-        raise typer.Exit
+    pass
 
 
 @app.command(rich_help_panel="Try")
@@ -54,7 +60,7 @@ def demo(  # noqa: PLR0913 - one parameter per option
     boxes: Annotated[int, typer.Option(min=1, max=300_000, help="Size of the fleet.")] = 3_000,
     seed: Annotated[int, typer.Option(help="Repeats viewers, aggregators, faults and kills.")] = 1,
     speed_up: Annotated[float, typer.Option(min=0.1, help="Viewers act this much faster than real ones.")] = 6.0,
-    faults: Annotated[str, typer.Option(help="Faults that the boxes write into their stream: none or mild.")] = "none",
+    faults: Annotated[str, typer.Option(help="Faults that the boxes write into their stream: none, some or many.")] = "none",
     kill_worker: Annotated[
         bool, typer.Option("--kill-worker", help="SIGKILL first the ads, then the warehouse worker, on the way.")
     ] = False,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 
 from datastreamx.cli.output import is_interactive, say, stderr
@@ -18,10 +20,16 @@ _PIPE_WIDTH = 100_000
 def show(*results: RenderableType) -> None:
     """Results for a person, on standard output; in a pipe no line is broken."""
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_PIPE_WIDTH)
-    for result in results:
-        console.print(result, markup=False)
+    if console.is_terminal:
+        for result in results:
+            console.print(result, markup=False)
+        return
+    console = Console(highlight=False, width=_PIPE_WIDTH)
+    with console.capture() as capture:
+        for result in results:
+            console.print(result, markup=False)
+    # Tables are padded to equal width, which nobody sees but a diff.
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
 def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
@@ -30,6 +38,11 @@ def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
     for column in columns:
         made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     return made
+
+
+def indented(part: RenderableType) -> Padding:
+    """`part`, two columns to the right."""
+    return Padding(part, (0, 0, 0, 2), expand=False)
 
 
 def next_step(message: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import requests.exceptions
 from google.api_core import exceptions
 from google.cloud import bigquery
 
@@ -115,21 +116,36 @@ class Warehouse:
 
 @contextlib.contextmanager
 def _short_errors() -> Iterator[None]:
-    """The library's messages repeat themselves over several lines and name job ids; the reason alone is wanted."""
     try:
         with as_our_errors("ask BigQuery"):
             yield
     except (RetryableError, CrashError) as error:
-        raise type(error)(_short(error)) from error
+        raise type(error)(short_message(error)) from error
 
 
-def _short(error: DatastreamXError) -> str:
+def short_message(error: DatastreamXError) -> str:
+    """An error of the BigQuery client in one line.
+
+    The library's messages repeat themselves over several lines, quote its URLs and name job ids.
+    """
     cause = error.__cause__
     if isinstance(cause, exceptions.ClientError) and not isinstance(cause, exceptions.Forbidden) and cause.errors:
         reason = cause.errors[0]
         if isinstance(reason, dict) and reason.get("message"):
             return f"BigQuery refuses: {one_line(str(reason['message']))}"
+    if isinstance(cause, requests.exceptions.ConnectionError):
+        return f"BigQuery does not answer ({_root_reason(cause)}); `datastreamx doctor` tells more"
     return one_line(str(error))
+
+
+def _root_reason(error: BaseException) -> str:
+    reason = ""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            reason = cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return reason or one_line(str(error))
 
 
 def _parameter(name: str, value: Parameter) -> bigquery.ScalarQueryParameter | bigquery.ArrayQueryParameter:

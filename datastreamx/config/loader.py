@@ -74,7 +74,8 @@ def sound_aggregators(path: Path) -> tuple[AggregatorConfig, ...]:
 
 def _convert_struct(kind: type[S], raw: object, path: str, problems: list[str]) -> S | None:
     if not isinstance(raw, Mapping):
-        problems.append(f"{path}: expected a table ([{path}]), found {_describe(raw)}")
+        # Without the value: someone may have written a secret in place of its section.
+        problems.append(f"{path}: expected a table ([{path}]), found {type(raw).__name__}")
         return None
     hints = typing.get_type_hints(kind, include_extras=True)
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
@@ -135,7 +136,3 @@ def _suggestion(key: str, known: Mapping[str, object]) -> str:
 
 def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
-
-
-def _describe(raw: object) -> str:
-    return f"{type(raw).__name__} {str(raw)[:40]!r}"

@@ -44,14 +44,25 @@ def resolve_secret(raw: object) -> Secret:
             value = os.environ.get(name, "")
             if not value:
                 raise ValueError(f"environment variable {name} is not set or empty; export it before the start")
-            return Secret(value)
+            return Secret(_utf8(value, f"environment variable {name}"))
         case {"file": str() as name, **rest} if not rest:
             try:
                 value = Path(name).read_text(encoding="utf-8").strip()
             except OSError as error:
                 raise ValueError(f"file {name} cannot be read ({error.strerror}); create it or fix the path") from None
+            except UnicodeDecodeError:
+                raise ValueError(f"file {name} is not UTF-8; write the secret into it as text") from None
             if not value:
                 raise ValueError(f"file {name} is empty; write the secret into it")
             return Secret(value)
         case _:
             raise ValueError('expected text, { env = "NAME" } or { file = "PATH" }')
+
+
+def _utf8(value: str, origin: str) -> str:
+    """`value`, unless the environment held other bytes, which Python passes on as lone surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{origin} is not UTF-8; write the secret into it as text") from None
+    return value

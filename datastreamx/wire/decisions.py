@@ -10,6 +10,7 @@ from datastreamx.model.auction import DecidedAuction, Decision
 _DECODER = msgspec.json.Decoder(Decision)
 _ENCODER = msgspec.json.Encoder()
 _DECIDED_DECODER = msgspec.json.Decoder(DecidedAuction)
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def encode_decision(decision: Decision) -> bytes:
@@ -26,10 +27,8 @@ def decode_decision(value: bytes) -> Decision:
     """
     try:
         return _DECODER.decode(value)
-    except msgspec.DecodeError as error:
-        raise CrashError(
-            f"ad-decisions holds a record that is no decision: {error}; value starts {value[:80]!r}"
-        ) from None
+    except _UNREADABLE as error:
+        raise _foreign(value, error) from None
 
 
 def decode_decided(value: bytes) -> DecidedAuction:
@@ -40,9 +39,13 @@ def decode_decided(value: bytes) -> DecidedAuction:
     """
     try:
         return _DECIDED_DECODER.decode(value)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise _foreign(value, error) from None
 
 
-def _foreign(value: bytes, error: msgspec.DecodeError) -> CrashError:
-    return CrashError(f"ad-decisions holds a record that is no decision: {error}; its value starts {value[:80]!r}")
+def _foreign(value: bytes, error: Exception) -> CrashError:
+    # Without a look at the value: it may hold a raw box id, and errors end up in logs.
+    return CrashError(
+        f"ad-decisions holds a record of {len(value)} bytes that is no decision: {error}; is another program writing, "
+        "or a newer release?"
+    )

@@ -47,7 +47,7 @@ def _rejection(value: bytes, error: msgspec.ValidationError) -> DeadLetterError:
     """Tell an unknown type, which a newer box may send, from a known type with wrong fields."""
     try:
         event_type = _TYPE_DECODER.decode(value).type
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return DeadLetterError("invalid", str(error))
     if isinstance(event_type, str) and event_type not in EVENT_TYPES:
         return DeadLetterError("unknown_type", f"type {event_type[:64]!r} is none of {', '.join(EVENT_TYPES)}")

@@ -63,6 +63,6 @@ def decode_facts(value: bytes, headers: Headers, partition: int) -> FactBatch:
         )
     try:
         rows = pa.ipc.read_record_batch(pa.py_buffer(value), table.arrow_schema)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, EOFError) as error:
         raise CrashError(f"box-facts holds a message of {len(value)} bytes that is no record batch: {error}") from None
     return FactBatch(table.name, partition, group, rows)

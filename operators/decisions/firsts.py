@@ -9,8 +9,10 @@ from datastreamx.errors import StateMismatchError
 VERSION = 1
 
 MEMORY_MS = 120_000
-"""How long an auction id is remembered beyond its deadline. A second record can only come from a process that was
-replaced while its last produce request was under way: seconds, not minutes."""
+"""How long an auction id is remembered after its decision, by the newest decision seen. A second record can only come
+from a process that was replaced while its last produce request was under way: seconds, not minutes. Not by deadline:
+that is event time, and a box that reports hours late has its (expired) opportunities decided now."""
+_PRUNE_EVERY_MS = MEMORY_MS // 4
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
@@ -23,23 +25,25 @@ _DECODER = msgspec.msgpack.Decoder(_Snapshot)
 
 
 class FirstWins:
-    """Auction ids of one partition that were seen lately, with their deadlines."""
+    """Auction ids of one partition that were seen lately, with the times of their decisions."""
 
     def __init__(self, snapshot: bytes | None = None) -> None:
         self._seen: dict[str, int] = {}
         self._latest_ms = 0
-        self._pruned_ms = 0
         if snapshot is not None:
             self._seen, self._latest_ms = _decode(snapshot)
 
-    def is_first(self, auction_id: str, deadline_ms: int) -> bool:
+    def is_first(self, auction_id: str, decided_ms: int) -> bool:
         """Whether this is the first record of the auction."""
         if auction_id in self._seen:
             return False
-        self._seen[auction_id] = deadline_ms
-        self._latest_ms = max(self._latest_ms, deadline_ms)
-        if self._latest_ms - self._pruned_ms > MEMORY_MS // 4:
-            self._prune()
+        self._seen[auction_id] = decided_ms
+        if decided_ms > self._latest_ms:
+            # On a grid, not after an interval: a resume then forgets at the same moments.
+            grid_passed = decided_ms // _PRUNE_EVERY_MS > self._latest_ms // _PRUNE_EVERY_MS
+            self._latest_ms = decided_ms
+            if grid_passed:
+                self._prune()
         return True
 
     def snapshot(self) -> bytes:
@@ -47,9 +51,8 @@ class FirstWins:
         return msgspec.msgpack.encode(_Snapshot(VERSION, self._latest_ms, self._seen))
 
     def _prune(self) -> None:
-        self._pruned_ms = self._latest_ms
         oldest_ms = self._latest_ms - MEMORY_MS
-        self._seen = {auction: deadline for auction, deadline in self._seen.items() if deadline >= oldest_ms}
+        self._seen = {auction: decided for auction, decided in self._seen.items() if decided >= oldest_ms}
 
 
 def _decode(snapshot: bytes) -> tuple[dict[str, int], int]:

@@ -23,7 +23,7 @@ class DecisionBatch(msgspec.Struct, frozen=True):
     """First records of a stretch of the log.
 
     Attributes:
-        rows: Record batch per table.
+        rows: Record batch per table that has any.
     """
 
     decisions: list[Decision]
@@ -44,7 +44,7 @@ class DecisionsLogic(StatefulBatchLogic[LogBatch, DecisionBatch, bytes]):
         for batch in values:
             for offset, value in zip(batch.offsets, batch.values, strict=True):
                 decision = decode_decision(value)
-                if not self._firsts.is_first(decision.auction_id, decision.deadline_ms):
+                if not self._firsts.is_first(decision.auction_id, decision.decided_ms):
                     metrics.WAREHOUSE_REPEATS_DROPPED.labels(AD_DECISIONS.name).inc()
                     continue
                 decisions.append(decision)
@@ -52,7 +52,11 @@ class DecisionsLogic(StatefulBatchLogic[LogBatch, DecisionBatch, bytes]):
                 bids += bid_rows(decision, offset)
         if not decisions:
             return [], StatefulBatchLogic.RETAIN
-        rows = {AD_DECISIONS.name: record_batch(AD_DECISIONS, ad_decisions), BIDS.name: record_batch(BIDS, bids)}
+        rows = {
+            table.name: record_batch(table, found)
+            for table, found in ((AD_DECISIONS, ad_decisions), (BIDS, bids))
+            if found
+        }
         return [DecisionBatch(decisions, rows)], StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> bytes:

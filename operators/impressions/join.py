@@ -62,10 +62,10 @@ class ImpressionJoin:
 
     def __init__(self, memory_ms: int, snapshot: bytes | None = None) -> None:
         self._memory_ms = memory_ms
+        self._prune_every_ms = max(1, memory_ms // 16)
         self._pushes: dict[str, Push] = {}
         self._displays: dict[str, Display] = {}
         self._now_ms = 0
-        self._pruned_ms = 0
         if snapshot is not None:
             decoded = _decode(snapshot)
             self._now_ms, self._pushes, self._displays = decoded.now_ms, decoded.pushes, decoded.displays
@@ -93,10 +93,13 @@ class ImpressionJoin:
         return msgspec.msgpack.encode(_Snapshot(VERSION, self._now_ms, self._pushes, self._displays))
 
     def _advance(self, time_ms: int, ready: list[Impression]) -> list[Impression]:
-        self._now_ms = max(self._now_ms, time_ms)
-        if self._now_ms - self._pruned_ms <= self._memory_ms // 16:
+        if time_ms <= self._now_ms:
             return ready
-        self._pruned_ms = self._now_ms
+        # On a grid, not after an interval: a resume then gives up on the same displays at the same moments.
+        grid_passed = time_ms // self._prune_every_ms > self._now_ms // self._prune_every_ms
+        self._now_ms = time_ms
+        if not grid_passed:
+            return ready
         oldest_ms = self._now_ms - self._memory_ms
         given_up = [display for display in self._displays.values() if display.shown_time_ms < oldest_ms]
         for display in given_up:

@@ -90,7 +90,8 @@ class Rollup:
         for outcome in decision.outcomes:
             counts = self._at(decision.decided_ms, decision.channel_id, outcome.aggregator)
             counts.calls += outcome.called
-            counts.bids += outcome.code in _BID_CODES
+            # A called aggregator's outcome is `expired` only when its winning bid was withdrawn.
+            counts.bids += outcome.code in _BID_CODES or (outcome.code is Outcome.EXPIRED and outcome.called)
             counts.wins += outcome.code is Outcome.WON
             counts.timeouts += outcome.code is Outcome.TIMEOUT
             counts.errors += outcome.code in _ERROR_CODES

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from datastreamx.config import load_config
 from datastreamx.errors import CrashError
@@ -22,6 +23,9 @@ from simulator.fleet.driver import FleetOptions, StopRequest, run_fleet
 from simulator.fleet.faults import FAULTS, PRESETS, parse_faults
 from simulator.fleet.ledger import Ledger
 from simulator.fleet.parameters import Behaviour
+
+OUTAGE_RECORDS = 1_000
+"""Fewer unacknowledged records are always on their way; more are worth a word on the progress line."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
                     config,
                     options,
                     stop,
-                    lambda books: live.update(progress_line(books), refresh=True),
+                    lambda books: live.update(Text(progress_line(books)), refresh=True),
                 )
         else:
             ledger = run_fleet(config, options, stop)
@@ -52,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(ledger), indent=2).decode() + "\n")
     elif show:
-        console.print(progress_line(ledger))
+        console.print(Text(progress_line(ledger)))
     return 0 if ledger.finished else 1
 
 
@@ -71,7 +75,7 @@ def progress_line(ledger: Ledger) -> str:
         parts.append(f"event to push p50 {latency.p50_ms} ms, p99 {latency.p99_ms} ms")
     if pushes.duplicates or pushes.after_deadline:
         parts.append(f"{pushes.duplicates} copies, {pushes.after_deadline} too late")
-    if ledger.records_waiting:
+    if ledger.records_waiting >= OUTAGE_RECORDS:
         parts.append(f"{ledger.records_waiting:,} waiting")
     return " | ".join(parts)
 

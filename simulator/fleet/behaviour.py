@@ -4,7 +4,7 @@ Whether a box is on: it compares the daily curve with a number drawn for its pre
 curve's share of boxes is on in expectation, and moods decide for how long. A box's randomness follows from (seed, box)
 alone, so a larger fleet repeats a smaller one and adds to it.
 
-State per box is about 70 bytes in arrays plus one heap entry, which holds the box's next action.
+A box takes about 190 bytes: 67 in arrays, its id, and one heap entry, which holds its next action.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from datastreamx.config import Config
 from datastreamx.log import get_logger
@@ -20,8 +22,16 @@ PROGRESS_INTERVAL_S = 5.0
 PREFETCH_KBYTES = 16_384
 
 
+class _Connection(NamedTuple):
+    consumer: Any
+    tail: TailReader
+
+
 class DecisionLog:
-    """Reads back what was decided before a crash.
+    """Reads back what was decided before a crash. Thread-safe: the workers of a process may share it.
+
+    Keeps one connection: every key group reads back when it resumes, and a new consumer for each would take 50 ms
+    instead of 5.
 
     Args:
         on_wait: Called a few times a second while it reads, for a heartbeat.
@@ -39,12 +49,14 @@ class DecisionLog:
         self._partition_count = config.events.partitions
         self._outside = outside or Outside()
         self._on_wait = on_wait
+        self._lock = threading.Lock()
+        self._connection: _Connection | None = None
 
     def read_back(self, partition: int, from_offset: int | None) -> list[DecidedAuction]:
         """Decided auctions in `partition` after `from_offset`, up to the end of the partition, in log order.
 
-        Blocks, with a consumer of its own. Holds about 200 bytes per auction and at most 16 MB of fetched records. What
-        retention has deleted is missing from the answer; it is older than any event that could be replayed.
+        Blocks. Holds about 200 bytes per auction and at most 16 MB of fetched records. What retention has deleted is
+        missing from the answer; it is older than any event that could be replayed.
 
         Args:
             partition: Kafka partition of the decision topic; the same number as in box-events.
@@ -56,17 +68,38 @@ class DecisionLog:
             RetryableError: The brokers did not answer, or stopped answering.
             CrashError: The partition holds a record that is no decision.
         """
-        health = BrokerHealth(self._kafka.bootstrap)
-        properties = reading_properties(self._kafka, f"decision-log-{partition}", "datastreamx-decision-log", health)
-        properties["queued.max.messages.kbytes"] = PREFETCH_KBYTES
-        consumer = self._outside.make_consumer(properties)
-        queries = BrokerQueries(consumer, health, self._outside)
-        tail = TailReader(consumer, queries, health, self._outside, self._on_wait)
-        try:
+        with self._lock:
+            try:
+                tail = self._connected().tail
+                return self._decided(tail, partition, 0 if from_offset is None else from_offset + 1)
+            except BaseException:
+                self._disconnect()
+                raise
+
+    def close(self) -> None:
+        """Leave the brokers; a later `read_back` connects again."""
+        with self._lock:
+            self._disconnect()
+
+    def _connected(self) -> _Connection:
+        if self._connection is None:
+            health = BrokerHealth(self._kafka.bootstrap)
+            properties = reading_properties(self._kafka, "decision-log", "datastreamx-decision-log", health)
+            properties["queued.max.messages.kbytes"] = PREFETCH_KBYTES
+            # The broker sits this out before it tells that a partition has ended.
+            properties["fetch.wait.max.ms"] = 1
+            consumer = self._outside.make_consumer(properties)
+            queries = BrokerQueries(consumer, health, self._outside)
+            self._connection = _Connection(
+                consumer, TailReader(consumer, queries, health, self._outside, self._on_wait)
+            )
             queries.require_topic(self._topic, self._partition_count)
-            return self._decided(tail, partition, 0 if from_offset is None else from_offset + 1)
-        finally:
-            consumer.close()
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.consumer.close()
+            self._connection = None
 
     def _decided(self, tail: TailReader, partition: int, first: int) -> list[DecidedAuction]:
         found: list[DecidedAuction] = []

@@ -20,6 +20,7 @@ from datastreamx.model.auction import DecidedAuction
 from datastreamx.model.chunk import Chunk
 from datastreamx.model.keygroup import KeyGroup, group_of
 from datastreamx.model.log import LogBatch, Tick
+from datastreamx.wire.decisions import encode_decision
 from sources.kafka import DecisionLog, EventSource, WarehouseSource
 from sources.kafka.outside import Outside
 from sources.kafka.positions import Layout, encode_positions
@@ -27,6 +28,7 @@ from sources.kafka.reader import PartitionReader
 from sources.kafka.start import StartPosition
 from tests.integration.brokers import Broker, Record, produce
 from tests.integration.crashes import CrashingSource
+from tests.sinks.items import decision
 
 pytestmark = pytest.mark.integration
 
@@ -342,7 +344,7 @@ def test_the_warehouse_source_reads_both_topics_with_headers_and_ticks_first_aft
 
 
 def decisions(count: int, *, first: int = 0, partition: int = 1) -> list[Record]:
-    return [(partition, b"stb-1", b'{"v":1,"auction_id":"%032x","x":[1]}' % n) for n in range(first, first + count)]
+    return [(partition, b"stb-1", encode_decision(decision(n))) for n in range(first, first + count)]
 
 
 def ids(numbers: Iterable[int]) -> set[str]:

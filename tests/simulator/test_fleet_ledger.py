@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from datastreamx.errors import CrashError
+from simulator.fleet.__main__ import progress_line
 from simulator.fleet.faults import FAULTS, Landing, Record
 from simulator.fleet.ledger import (
     HISTOGRAM_MS,
@@ -105,6 +106,21 @@ def test_every_acknowledged_record_is_a_row_a_copy_or_a_dead_letter() -> None:
     records = book.partitions()[0].records
     landed = book.landing(Landing.ROW, Landing.LATE_ROW) + book.landing(Landing.DROPPED)
     assert landed + sum(book.dead_letters().values()) == records
+
+
+def test_the_progress_line_shows_what_goes_wrong_only_when_it_does() -> None:
+    calm = progress_line(ledger())
+    assert "1 of 2 boxes on" in calm
+    assert "5 events (5/s)" in calm
+    assert "too late" not in calm
+    assert "waiting" not in calm
+    troubled = msgspec.structs.replace(
+        ledger(),
+        records_waiting=1_200,
+        pushes=Pushes(duplicates=3, after_deadline=4),
+        event_to_push_ms=Latency(samples=1, p50_ms=12, p90_ms=30, p99_ms=40, max_ms=41),
+    )
+    assert "event to push p50 12 ms, p99 40 ms | 3 copies, 4 too late | 1,200 waiting" in progress_line(troubled)
 
 
 def test_percentiles_are_the_nearest_rank() -> None:

@@ -207,7 +207,7 @@ def test_the_books_agree_with_the_log(pipeline: Pipeline) -> None:
 
 
 def test_pushes_are_displayed_once_in_time_and_reported_in_the_sequence_of_the_box(pipeline: Pipeline) -> None:
-    fleet = pipeline.start("--seed", "4", "--json", "--drain-limit", "0.5")
+    fleet = pipeline.start("--seed", "4", "--json", "--drain-limit", "0.5", "--speed-up", "0.01")
     producer = Producer({"bootstrap.servers": pipeline.bootstrap})
     consumer = pipeline.consumer()
     pushed: dict[str, int] = {}
@@ -226,7 +226,8 @@ def test_pushes_are_displayed_once_in_time_and_reported_in_the_sequence_of_the_b
             number,
             timestamp_ms,
             deadline_ms=timestamp_ms + (60_000 if number % 3 else -1),
-            slot_ms=600_000 if number % 10 == 1 else 200,
+            # A hundred times as long at this pace, at which no box goes off in between.
+            slot_ms=6_000 if number % 10 == 1 else 2,
         )
         for _ in range(2 if number % 4 == 0 else 1):
             producer.produce(pipeline.decisions, encode_decision(answer), event.box_id.encode())
@@ -300,7 +301,7 @@ def test_a_rate_limit_holds_behaviour_back_and_event_time_stays_the_time_of_send
             delays_ms.append(message.timestamp()[1] - decode_event(message.value() or b"").event_time_ms)
     consumer.close()
     assert min(delays_ms) >= -1
-    assert sorted(delays_ms)[250] <= 300
+    assert sorted(delays_ms)[250] <= 500
 
 
 def test_a_broker_that_hangs_delays_events_and_loses_none(broker: LocalBroker, pipeline: Pipeline) -> None:

@@ -127,22 +127,6 @@ def test_writes_are_sent_by_age_and_a_snapshot_sends_the_rest(broker: FakeBroker
     assert len(sent(broker, 1)) == 1
 
 
-def test_a_snapshot_is_taken_only_when_the_broker_has_everything(broker: FakeBroker) -> None:
-    part = part_of(broker)
-    part.write_batch([facts(rows=3, first_offset=0)])
-    broker.is_up = False
-    flush = broker.clients[0].flush
-
-    def come_back(timeout: float) -> int:
-        assert sent(broker) == []
-        broker.is_up = broker.waits > 5
-        return flush(timeout)
-
-    broker.clients[0].flush = come_back  # type: ignore[method-assign]
-    part.snapshot()
-    assert len(sent(broker)) == 1
-
-
 def test_a_clean_end_sends_what_waits(broker: FakeBroker) -> None:
     part = part_of(broker)
     part.write_batch([facts(rows=3, first_offset=0)])

@@ -1,6 +1,9 @@
-"""The ad push and dead letter sinks, without a broker."""
+"""What the Kafka sinks send and when they take a snapshot, without a broker."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -10,17 +13,19 @@ from datastreamx.errors import StateMismatchError
 from datastreamx.wire.dead_letters import parse_dead_letter
 from sinks.ad_push import AdPushSink
 from sinks.ad_push.snapshot import decode_acked, encode_acked
-from sinks.dead_letter import DeadLetterWriter
+from sinks.dead_letter import DeadLetterSink, DeadLetterWriter
 from sinks.dead_letter.writer import KEY_BYTES_MAX, VALUE_BYTES_MAX, fit
+from sinks.facts import FactsSink
+from sinks.kafka.outside import Outside
 from tests import builders
 from tests.sinks.fake_producer import FakeBroker
-from tests.sinks.items import dead_letter, decision
+from tests.sinks.items import dead_letter, decision, facts
 
 
 @pytest.fixture
 def broker() -> FakeBroker:
     broker = FakeBroker()
-    broker.topics = {"ad-decisions": 8, "dead-letters": 1}
+    broker.topics = {"ad-decisions": 8, "box-facts": 8, "dead-letters": 1}
     return broker
 
 
@@ -46,10 +51,37 @@ def test_a_decision_is_sent_at_once_and_known_at_the_next_write(broker: FakeBrok
     assert acked.snapshot() == {3: 0}
 
 
+@pytest.mark.parametrize(
+    ("make_sink", "item"),
+    [
+        (lambda outside: AdPushSink(builders.config(), AckedOffsets(), outside), decision(1)),
+        (lambda outside: FactsSink(builders.config(), outside), facts(rows=3, first_offset=0)),
+        (lambda outside: DeadLetterSink(builders.config(), outside), dead_letter(1)),
+    ],
+    ids=["ad_push", "facts", "dead_letter"],
+)
+def test_a_snapshot_is_taken_only_when_the_broker_has_everything(
+    broker: FakeBroker, make_sink: Callable[[Outside], Any], item: object
+) -> None:
+    sink = make_sink(broker.outside())
+    part = sink.build_part("out", sink.list_parts()[0], None)
+    broker.is_up = False
+    part.write_batch([item])
+    flush = broker.clients[0].flush
+
+    def flush_in_outage(timeout: float) -> int:
+        assert not any(broker.logs.values())
+        broker.is_up = broker.waits > 5
+        return flush(timeout)
+
+    broker.clients[0].flush = flush_in_outage  # type: ignore[method-assign]  # an outage that ends
+    part.snapshot()
+    assert sum(map(len, broker.logs.values())) == 1
+
+
 def test_offsets_known_before_the_crash_stay_in_the_snapshot(broker: FakeBroker) -> None:
     sink = AdPushSink(builders.config(), AckedOffsets(), broker.outside())
     part = sink.build_part("out", "ad-push", encode_acked("ad-decisions", {2: 40, 3: 50}))
-    broker.logs["ad-decisions", 3] = [*broker.logs["ad-decisions", 3]]
     part.write_batch([decision(1, partition=1)])
     assert decode_acked(part.snapshot(), "ad-decisions") == {1: 0, 2: 40, 3: 50}
 

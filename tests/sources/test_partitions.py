@@ -146,7 +146,10 @@ def decisions(*numbers: int) -> list[Any]:
 
 def read_back(consumer: FakeConsumer, from_offset: int | None, **options: Any) -> list[str]:
     consumer.topics = {DECISIONS: 2}
-    found = DecisionLog(config(), outside=consumer.outside(), **options).read_back(0, from_offset)
+    log = DecisionLog(config(), outside=consumer.outside(), **options)
+    found = log.read_back(0, from_offset)
+    assert not consumer.closed
+    log.close()
     assert consumer.closed
     assert all((entry.group, entry.offset) == (1, 7) for entry in found)
     return [entry.auction_id for entry in found]
@@ -211,6 +214,25 @@ def test_a_record_that_is_no_decision_stops_the_read_back() -> None:
     consumer = FakeConsumer(watermarks={0: (0, 1), 1: (0, 0)}, polls=[[record(0, topic=DECISIONS, value=b"?")]])
     with pytest.raises(CrashError, match="no decision"):
         read_back(consumer, None)
+    assert consumer.closed
+
+
+def test_one_connection_serves_all_read_backs_until_one_fails() -> None:
+    consumers = [FakeConsumer(topics={DECISIONS: 2}, watermarks={0: (0, 1), 1: (0, 1)}) for _ in range(2)]
+    consumers[0].polls = [
+        [*decisions(0), end(1, topic=DECISIONS)],
+        [*decisions(0), end(1, topic=DECISIONS)],
+        [record(0, topic=DECISIONS, value=b"?")],
+    ]
+    consumers[1].polls = [[*decisions(0), end(1, topic=DECISIONS)]]
+    made = iter(consumers)
+    log = DecisionLog(config(), outside=consumers[0].outside(make_consumer=lambda _properties: next(made)))
+    assert len(log.read_back(0, None)) == len(log.read_back(1, None)) == 1
+    with pytest.raises(CrashError):
+        log.read_back(0, None)
+    assert consumers[0].closed
+    assert len(log.read_back(0, None)) == 1
+    log.close()
 
 
 def test_long_read_backs_report_their_progress(capsys: pytest.CaptureFixture[str]) -> None:

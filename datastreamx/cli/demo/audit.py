@@ -311,10 +311,6 @@ def violations(evidence: Evidence) -> list[str]:
             f"events: {ledger.expected_rows} expected, {evidence.events['distinct_events']} in BigQuery",
         ),
         (
-            evidence.events["late"] >= ledger.expected_late,
-            f"late events: {ledger.expected_late} expected, {evidence.events['late']} marked",
-        ),
-        (
             dict(sorted(topics.dead_letters.items())) == expected_dead,
             f"dead letters: {expected_dead} expected, {topics.dead_letters} found",
         ),

@@ -29,6 +29,7 @@ FlowName = Literal["ads", "warehouse"]
 Server = LocalBroker | LocalBigQuery | LocalAggregator | Child
 
 _RESTART_POLL_S = 0.1
+_BOOKS_OPEN_S = 20.0
 _EARLY_S = 5.0
 _EARLY_ENDS_MAX = 3
 
@@ -106,6 +107,7 @@ class Stack:
     ledger_path: Path = field(init=False)
     flows: dict[FlowName, FlowProcess] = field(init=False, default_factory=dict)
     aggregators: list[LocalAggregator] = field(init=False, default_factory=list)
+    servers: list[Server] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.directory = self.directory.resolve()
@@ -130,6 +132,20 @@ class Stack:
         self._stopping.set()
         self._resources.__exit__(kind, error, trace)
 
+    def check(self) -> None:
+        """Raise what makes going on pointless.
+
+        Raises:
+            CrashError: A flow keeps ending, or something else ended that must not; quotes its log.
+        """
+        if self.failure is not None:
+            raise self.failure
+        if self.fleet.poll() is not None:
+            raise CrashError(f"the fleet ended; its log {self.fleet.log_path} says:\n{self.fleet.log_tail(8)}")
+        for server in self.servers:
+            if server.poll() is not None:
+                raise CrashError(f"{type(server).__name__} ended; see the logs in {self.logs}")
+
     def kill(self, name: FlowName) -> None:
         """SIGKILL a flow; it is started again at once."""
         with self._lock:
@@ -137,6 +153,10 @@ class Stack:
 
     def stop_fleet(self) -> None:
         """Let the fleet finish: no new behaviour, running displays end, everything acknowledged."""
+        # It opens its books within a second or two of its start; stopped before, it would leave none.
+        deadline_s = time.monotonic() + _BOOKS_OPEN_S
+        while not self.ledger_path.exists() and self.fleet.poll() is None and time.monotonic() < deadline_s:
+            time.sleep(_RESTART_POLL_S)
         self.fleet.stop(grace_s=60.0)
 
     def stop_flows(self) -> None:
@@ -153,8 +173,8 @@ class Stack:
             LocalAggregator(p.name, p.dialect, log_dir=self.logs, seed=self.seed, profile=p.profile) for p in PARTNERS
         ]
         with ThreadPoolExecutor(max_workers=2 + len(PARTNERS)) as pool:
-            servers: list[Server] = [bigquery, broker, *self.aggregators]
-            started = [pool.submit(self._enter, server) for server in servers]
+            self.servers = [bigquery, broker, *self.aggregators]
+            started = [pool.submit(self._enter, server) for server in self.servers]
             for future in started:
                 future.result()
         self.config_path.write_text(self._config_text(broker, bigquery), encoding="utf-8")
@@ -234,14 +254,15 @@ bootstrap = "{bootstrap}"
 retention_hours = 1
 
 [events]
-partitions = 4
-groups_per_partition = 2
+partitions = 2
+groups_per_partition = 4
+max_clock_skew_ms = 3000
 
 [viewing]
 dwell_ms = 3000
 min_push_interval_ms = 20000
 decision_budget_ms = 2000
-allowed_lateness_ms = 5000
+allowed_lateness_ms = 10000
 session_gap_ms = 15000
 
 [auction]

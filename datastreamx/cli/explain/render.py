@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from rich.console import RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from datastreamx.cli.explain.report import BidTold, DecisionTold, Explanation
 from datastreamx.cli.format import cpm, duration, plural, utc
-from datastreamx.cli.terminal import table
+from datastreamx.cli.terminal import indented, table
 
 _STYLES = {"won": "green", "outbid": "", "no_bid": "dim"}
 
@@ -44,8 +43,8 @@ def _decision(told: DecisionTold, now_ms: int) -> list[RenderableType]:
     ending = Table.grid(padding=(0, 2))
     for label, text in facts[3:]:
         ending.add_row(Text(label.ljust(len("Trigger")), "dim"), Text(text))
-    indented: list[RenderableType] = [grid, *([_bids(told.bids)] if told.bids else []), ending]
-    return [head, *(Padding(part, (0, 0, 0, 2)) for part in indented)]
+    parts: list[RenderableType] = [grid, *([_bids(told.bids)] if told.bids else []), ending]
+    return [head, *(indented(part) for part in parts)]
 
 
 def _state(told: DecisionTold) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import requests.exceptions
+
 from datastreamx.cli.resources.report import Report, State, SystemReport
+from datastreamx.cli.warehouse import short_message
 from datastreamx.config import Config
 from datastreamx.errors import DatastreamXError, RetryableError
 from datastreamx.topics import apply_topics, plan_topics
@@ -40,11 +43,16 @@ def _survey(config: Config, state: State, topics: Changes, tables: Changes) -> R
         return Report(kafka=kafka.result(), bigquery=bigquery.result())
 
 
+def _told(error: DatastreamXError) -> str:
+    """Errors of several lines list what has to be repaired; only the client's own are worth shortening."""
+    return short_message(error) if isinstance(error.__cause__, requests.exceptions.RequestException) else str(error)
+
+
 def _system(name: str, address: str, state: State, changes: Callable[[], Sequence[object]]) -> SystemReport:
     try:
         lines = [str(change) for change in changes()]
     except RetryableError as error:
-        return SystemReport(name=name, address=address, state="unreachable", problem=str(error))
+        return SystemReport(name=name, address=address, state="unreachable", problem=_told(error))
     except DatastreamXError as error:
-        return SystemReport(name=name, address=address, state="unusable", problem=str(error))
+        return SystemReport(name=name, address=address, state="unusable", problem=_told(error))
     return SystemReport(name=name, address=address, state=state if lines else "ready", changes=lines)

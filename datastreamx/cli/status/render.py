@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from rich.console import RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from datastreamx.cli.format import cpm, duration, size
 from datastreamx.cli.status.report import FlowStatus, Lag, LastDecision, Status, diagnose, total_lag
-from datastreamx.cli.terminal import table
+from datastreamx.cli.terminal import indented, table
 
 UNKNOWN = "unknown"
 
@@ -33,7 +32,7 @@ def render(status: Status) -> list[RenderableType]:
         freshness = table("Table", "Newest row", numbers=("Newest row",))
         for one in bigquery.tables:
             freshness.add_row(one.name, _ago(status.at_ms, one.newest_ms, f"none for {one.window_hours} h"))
-        parts.append(Padding(freshness, (0, 0, 0, 2)))
+        parts.append(indented(freshness))
     notes = diagnose(status)
     return [*parts, *([Text()] if notes else []), *(Text(f"! {note}", "yellow") for note in notes)]
 
@@ -61,7 +60,7 @@ def _flow(status: Status, flow: FlowStatus) -> list[RenderableType]:
         )
         for one in flow.lags:
             rows.add_row(one.topic, str(one.partition), _offset(one.committed), _end(one), _lag(one))
-        parts.append(Padding(rows, (0, 0, 0, 2)))
+        parts.append(indented(rows))
     return parts
 
 

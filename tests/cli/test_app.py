@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from datastreamx.cli.app import app
+from datastreamx.cli.output import Exit
+from tests.cli.conftest import Cli
+
+COMMANDS = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
+
+
+def test_unknown_command_suggests_the_likely_one(cli: Cli) -> None:
+    ended = cli("staus")
+    assert ended.code == Exit.USAGE
+    assert "Did you mean 'status'?" in ended.err
+    assert ended.out == ""
+
+
+@pytest.mark.parametrize("arguments", [("run", "nope"), ("query",), ("status", "--nope"), ("explain", "b", "--last", "0")])
+def test_wrong_usage_ends_with_a_message_and_code_2(cli: Cli, arguments: tuple[str, ...]) -> None:
+    ended = cli(*arguments)
+    assert ended.code == Exit.USAGE
+    assert "Usage: datastreamx" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_missing_configuration_ends_with_one_message_and_code_3(cli: Cli, tmp_path: Path) -> None:
+    ended = cli("plan", "--config", str(tmp_path / "none.toml"))
+    assert ended.code == Exit.CONFIG
+    assert ended.err.startswith("error: ")
+    assert "give the right path with --config" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_version_is_the_installed_one(cli: Cli) -> None:
+    ended = cli("--version")
+    assert (ended.code, ended.err) == (Exit.OK, "")
+    assert ended.out.startswith("datastreamx 0.")
+
+
+def test_help_documents_every_exit_code(cli: Cli) -> None:
+    text = cli("--help").out
+    assert all(f" {code.value} " in text for code in Exit), text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_an_example_in_its_help(cli: Cli, command: str) -> None:
+    ended = cli(command, "--help")
+    assert ended.code == Exit.OK
+    assert "Example" in ended.out
+    assert f"datastreamx {command}" in ended.out.partition("Example")[2]
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"run"}))
+def test_every_command_that_answers_can_answer_in_json(cli: Cli, command: str) -> None:
+    assert "--json" in cli(command, "--help").out
+
+
+def test_help_loads_no_heavy_library() -> None:
+    heavy = ("google.cloud", "confluent_kafka", "pyarrow", "bytewax", "aiohttp", "bqemulator")
+    program = (
+        "import sys; import datastreamx.cli.app; "
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_messages_go_to_standard_error_and_colours_to_nobody_but_terminals(cli: Cli, config_file: Path) -> None:
+    ended = cli("validate", "--config", str(config_file))
+    assert ended.code == Exit.OK
+    assert "\x1b" not in ended.out + ended.err
+    assert ended.err == ""

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from aggregators.registry import build_adapters
+from datastreamx.cli.output import Exit
+from datastreamx.cli.validate import example_text
+from datastreamx.config import AggregatorConfig, Config, parse_config
+from tests.cli.conftest import Cli
+
+SECRET = "DATASTREAMX_BOX_KEY_SECRET"
+
+# Optional keys whose default is "unset": the example shows a value instead.
+UNSET = {
+    "kafka.sasl_mechanism",
+    "kafka.sasl_username",
+    "kafka.sasl_password",
+    "kafka.oauth",
+    "kafka.ssl_ca_file",
+    "kafka.ssl_certificate_file",
+    "kafka.ssl_key_file",
+    "kafka.librdkafka",
+    "bigquery.rest_endpoint",
+    "bigquery.grpc_endpoint",
+    "metrics.port",
+}
+
+
+def every_key_on(text: str) -> str:
+    """The example with all its optional keys switched on."""
+    return re.sub(r"^#(?=\w+ = )", "", text, flags=re.MULTILINE)
+
+
+def sections(kind: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    return {field.encode_name: field for field in msgspec.structs.fields(kind)}
+
+
+def test_example_is_sound_as_it_stands(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(SECRET, "0123456789abcdef")
+    printed = cli("validate", "--example")
+    assert printed.code == Exit.OK
+    path = tmp_path / "example.toml"
+    path.write_text(printed.out, encoding="utf-8")
+    ended = cli("validate", "--config", str(path))
+    assert ended.code == Exit.OK, ended.err
+    assert "adriatic (openrtb), caspian (simple)" in ended.out
+
+
+def test_example_without_its_secret_tells_what_to_export(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "example.toml"
+    path.write_text(example_text(), encoding="utf-8")
+    ended = cli("validate", "--config", str(path))
+    assert ended.code == Exit.CONFIG
+    assert f"environment variable {SECRET} is not set" in ended.err
+    assert "1 problem:" in ended.err
+
+
+def test_example_shows_every_key_that_exists_and_no_other() -> None:
+    shown = tomllib.loads(every_key_on(example_text()))
+    assert shown.keys() == sections(Config).keys()
+    for name, field in sections(Config).items():
+        kind = AggregatorConfig if name == "aggregators" else field.type
+        table = shown[name][0] if name == "aggregators" else shown[name]
+        assert table.keys() == sections(kind).keys(), name
+
+
+def test_example_shows_the_defaults_that_apply(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SECRET, "0123456789abcdef")
+    shown = tomllib.loads(every_key_on(example_text()))
+    config: Any = parse_config(example_text())
+    optional = [
+        (section, key)
+        for section, field in sections(Config).items()
+        if section != "aggregators"
+        for key, info in sections(field.type).items()
+        if not info.required and f"{section}.{key}" not in UNSET
+    ]
+    assert optional
+    for section, key in optional:
+        assert shown[section][key] == getattr(getattr(config, section), key), f"{section}.{key}"
+
+
+def test_example_builds_its_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SECRET, "0123456789abcdef")
+    assert [*build_adapters(parse_config(example_text()).aggregators)] == ["adriatic", "caspian"]
+
+
+BROKEN = """
+[kafka]
+bootstrp = "x:1"
+[bigquery]
+project = "p"
+[privacy]
+box_key_secret = "0123456789abcdef"
+[[aggregators]]
+name = "a"
+adapter = "openrtb"
+url = "https://a"
+headers = { key = { env = "NOT_SET_ANYWHERE" } }
+[[aggregators]]
+name = "b"
+adapter = "simpel"
+url = "https://b"
+"""
+
+PROBLEMS = (
+    "kafka.bootstrp: unknown key; did you mean bootstrap?",
+    "kafka.bootstrap: required key is missing",
+    "aggregators[0].headers.key: environment variable NOT_SET_ANYWHERE is not set",
+    "aggregators.a.options.publisher_id: required option is missing",
+    "aggregators.b.adapter: unknown adapter 'simpel'; did you mean simple?",
+)
+
+
+def test_problems_of_file_secrets_and_adapters_come_together(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text(BROKEN, encoding="utf-8")
+    ended = cli("validate", "--config", str(path))
+    assert ended.code == Exit.CONFIG
+    assert [problem for problem in PROBLEMS if problem not in ended.err] == []
+
+
+def test_json_lists_the_same_problems(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text(BROKEN, encoding="utf-8")
+    ended = cli("validate", "--config", str(path), "--json")
+    assert ended.code == Exit.CONFIG
+    assert ended.json["ok"] is False
+    listed = "\n".join(ended.json["problems"])
+    assert [problem for problem in PROBLEMS if problem not in listed] == []
+
+
+@pytest.mark.parametrize("text", ["[kafka", "aggregators = 3", "aggregators = [3]", "[[aggregators]]\nname = 3"])
+def test_a_mangled_file_is_reported_and_never_a_traceback(cli: Cli, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mangled.toml"
+    path.write_text(text, encoding="utf-8")
+    ended = cli("validate", "--config", str(path))
+    assert ended.code == Exit.CONFIG
+    assert "problem" in ended.err
+
+
+def test_secrets_are_never_printed(cli: Cli, config_file: Path) -> None:
+    for arguments in (("validate",), ("validate", "--json")):
+        ended = cli(*arguments, "--config", str(config_file))
+        assert "0123456789abcdef" not in ended.out + ended.err

@@ -1,0 +1,369 @@
+"""The real flows as real processes: configuration file, topics, tables, both flows, and what they left behind."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import sqlite3
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from confluent_kafka import Message
+from google.cloud import bigquery
+
+from datastreamx.clock import SystemClock
+from datastreamx.config import Config, load_config
+from datastreamx.tables import MINUTE_ROLLUPS, TABLES, Row
+from datastreamx.topics import apply_topics
+from datastreamx.wire.dead_letters import parse_dead_letter
+from simulator.aggregators.handle import LocalAggregator
+from simulator.bigquery.handle import LocalBigQuery
+from simulator.fleet.ledger import Ledger, read_ledger
+from simulator.processes import Child
+from sinks.bigquery.client import rest_client
+from sinks.bigquery.schema import apply_tables
+from tests.integration.brokers import Broker
+from tests.integration.oracle import MEASURES, Evidence, Origin, RollupKey, decided, expect, rollup_sums, tables_behind
+from tests.integration.reading import read_topic
+
+FlowName = Literal["ads", "warehouse"]
+
+WAIT_S = 90.0
+POLL_S = 0.2
+
+_numbers = itertools.count()
+
+FAULTS = ",".join(
+    [
+        *(f"{kind}=0.1" for kind in ("duplicate", "reorder")),
+        *(f"{kind}=0.01" for kind in ("malformed", "invalid", "unknown_type", "oversized", "no_value", "key_mismatch")),
+        *(f"{kind}=0.03" for kind in ("clock_ahead", "clock_behind", "clock_far_ahead", "clock_far_behind")),
+    ]
+)
+"""What boxes do wrong: a fifth of all records is repeated or out of order, and all else happens often enough."""
+
+# Viewers act twenty times faster than real ones, and everything else is as much shorter. A box's state expires within
+# the run, sessions close within it, and a snapshot is taken often enough that some kill meets one.
+CONFIG = """\
+[kafka]
+bootstrap = "{bootstrap}"
+
+[topics]
+events = "{name}-events"
+decisions = "{name}-decisions"
+facts = "{name}-facts"
+dead_letters = "{name}-dead"
+replication_factor = {replicas}
+
+[events]
+partitions = 4
+groups_per_partition = 2
+max_clock_skew_ms = 1000
+
+[viewing]
+dwell_ms = 1500
+min_push_interval_ms = 3000
+decision_budget_ms = 2000
+allowed_lateness_ms = 3000
+session_gap_ms = 3500
+state_ttl_ms = 7000
+
+[auction]
+timeout_ms = 300
+push_reserve_ms = 300
+floor_micros = 500000
+
+[bigquery]
+project = "test"
+dataset = "{dataset}"
+rest_endpoint = "{rest}"
+grpc_endpoint = "{grpc}"
+
+[warehouse]
+rollup_interval_ms = 1000
+
+[recovery]
+directory = "{recovery}"
+epoch_ms = 400
+stores = 2
+
+[privacy]
+box_key_secret = "0123456789abcdef"
+
+[[aggregators]]
+name = "alpha"
+adapter = "openrtb"
+url = "{alpha}"
+options = {{ publisher_id = "pub-1", app_bundle = "tv.datastreamx.box" }}
+
+[[aggregators]]
+name = "beta"
+adapter = "simple"
+url = "{beta}"
+"""
+
+
+@dataclass(frozen=True)
+class Servers:
+    """What all pipelines of a test module share: BigQuery and two aggregators, the second of which often fails."""
+
+    bigquery: LocalBigQuery
+    aggregators: tuple[LocalAggregator, LocalAggregator]
+
+
+@contextmanager
+def running_servers(directory: Path) -> Iterator[Servers]:
+    """Start them side by side; nothing is left running."""
+    server = LocalBigQuery(directory)
+    alpha = LocalAggregator("alpha", "openrtb", log_dir=directory, profile="steady")
+    beta = LocalAggregator("beta", "simple", log_dir=directory, profile="flaky")
+    with ExitStack() as stack, ThreadPoolExecutor() as pool:
+        futures = [pool.submit(stack.enter_context, one) for one in (server, alpha, beta)]  # type: ignore[arg-type]
+        for future in futures:
+            future.result()
+        yield Servers(server, (alpha, beta))
+
+
+class Pipeline:
+    """Topics, tables, configuration and recovery stores of one run. Use it as a context manager.
+
+    Args:
+        directory: Configuration, stores and logs go below it.
+        broker: Where the topics are made; `servers` the rest.
+        replicas: Of each topic.
+        edit: Changes the text of the configuration before it is written.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        broker: Broker,
+        servers: Servers,
+        *,
+        replicas: int = 1,
+        edit: Callable[[str], str] = lambda text: text,
+    ) -> None:
+        self.directory = directory
+        self.broker = broker
+        name = f"pipeline-{os.getpid()}-{next(_numbers)}"
+        self.config_path = directory / "datastreamx.toml"
+        self.config_path.write_text(
+            edit(
+                CONFIG.format(
+                    bootstrap=broker.bootstrap,
+                    name=name,
+                    replicas=replicas,
+                    dataset=name.replace("-", "_"),
+                    rest=servers.bigquery.rest_url,
+                    grpc=servers.bigquery.grpc_target,
+                    recovery=directory / "recovery",
+                    alpha=servers.aggregators[0].url,
+                    beta=servers.aggregators[1].url,
+                )
+            ),
+            encoding="utf-8",
+        )
+        self.config: Config = load_config(self.config_path)
+        self.client: bigquery.Client = rest_client(self.config.bigquery)
+        self.flows: dict[FlowName, Child] = {"ads": self._flow("ads"), "warehouse": self._flow("warehouse")}
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Pipeline:
+        self._resources.callback(self.client.close)
+        for child in self.flows.values():
+            self._resources.callback(child.kill)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._resources.close()
+
+    def apply(self) -> None:
+        """Make topics and tables."""
+        apply_topics(self.config)
+        apply_tables(self.client, self.config.bigquery)
+
+    def start(self, *names: FlowName) -> None:
+        """Start flows and wait until each reads: from then on SIGTERM is a clean stop."""
+        for name in names:
+            self.flows[name].start()
+        self.wait_until_reading(*names)
+
+    def wait_until_reading(self, *names: FlowName) -> None:
+        """Wait until flows that were started read."""
+        for name in names:
+            self.wait_until(lambda name=name: self._is_reading(name), f"flow {name} reads")
+
+    def stop(self, *names: FlowName) -> dict[FlowName, int | None]:
+        """SIGTERM; exit codes by flow."""
+        return {name: self.flows[name].stop(grace_s=WAIT_S) for name in names}
+
+    def fleet(self, *, boxes: int, seed: int, faults: str = FAULTS) -> Child:
+        """Boxes that live against this pipeline's topics until SIGTERM, which lets them finish."""
+        options = {
+            "--config": self.config_path,
+            "--ledger": self.ledger_path,
+            "--boxes": boxes,
+            "--seed": seed,
+            "--speed-up": 20,
+            "--faults": faults,
+            "--flush-limit": WAIT_S,
+        }
+        argv = [sys.executable, "-m", "simulator.fleet", *(str(part) for pair in options.items() for part in pair)]
+        child = Child("fleet", argv, log_path=self.directory / "fleet.log")
+        self._resources.callback(child.kill)
+        return child
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.directory / "ledger.json"
+
+    def ledger(self) -> Ledger | None:
+        """The fleet's books so far."""
+        return read_ledger(self.ledger_path) if self.ledger_path.exists() else None
+
+    def wait_until(self, holds: Callable[[], bool], what: str, *, within_s: float = WAIT_S) -> None:
+        """Poll; a flow that ends meanwhile, or too long a wait, fails the test with the flows' logs."""
+        deadline_s = time.monotonic() + within_s
+        while not holds():
+            assert time.monotonic() < deadline_s, f"waited in vain: {what}\n{self.logs()}"
+            time.sleep(POLL_S)
+
+    def logs(self) -> str:
+        """The end of what each flow wrote since its last start."""
+        return "\n".join(
+            f"--- {name} (exit code {child.poll()})\n{child.log_tail(30)}"
+            for name, child in self.flows.items()
+            if child.log_path.exists()
+        )
+
+    def wait_for_rows(self, *, within_s: float = WAIT_S) -> None:
+        """Until every table holds what it has to, or for too long: then the comparison will say what is missing."""
+        deadline_s = time.monotonic() + within_s
+        while time.monotonic() < deadline_s:
+            expected, log = expect(self.config, self.read_events()), decided(self.read_decisions())
+            wanted = {name: rows.total() for name, rows in tables_behind(expected, log).items()}
+            is_decided = expected.opportunities.keys() <= log.firsts.keys()
+            if is_decided and wanted.items() <= self.counts().items() and self.rollup_sums() == rollup_sums(expected, log):
+                return
+            time.sleep(5 * POLL_S)
+
+    def evidence(self) -> Evidence:
+        """All that is left behind; both flows have to be stopped."""
+        return Evidence(
+            config=self.config,
+            events=self.read_events(),
+            decisions=self.read_decisions(),
+            dead_letters=self.read_dead_letters(),
+            tables={name: self.rows(name) for name in TABLES if name != MINUTE_ROLLUPS.name},
+            rollups=self.rollup_sums(),
+            states=self.viewing_states(),
+        )
+
+    # What is left behind -------------------------------------------------------------------------------------------
+
+    def read_events(self) -> list[Message]:
+        return read_topic(self.broker, self.config.topics.events, self.config.events.partitions)
+
+    def read_decisions(self) -> list[Message]:
+        return read_topic(self.broker, self.config.topics.decisions, self.config.events.partitions)
+
+    def read_facts(self) -> list[Message]:
+        return read_topic(self.broker, self.config.topics.facts, self.config.events.partitions)
+
+    def topic_sizes(self) -> dict[str, int]:
+        """Records per topic that the flows write."""
+        topics = self.config.topics
+        counts = {topics.facts: self.config.events.partitions, topics.decisions: self.config.events.partitions}
+        return {
+            topic: len(read_topic(self.broker, topic, partitions))
+            for topic, partitions in {**counts, topics.dead_letters: 1}.items()
+        }
+
+    def read_dead_letters(self) -> dict[Origin, str]:
+        """Reason by origin; a crash may write a letter twice."""
+        letters: dict[Origin, str] = {}
+        for message in read_topic(self.broker, self.config.topics.dead_letters, 1):
+            letter = parse_dead_letter(message.key(), message.value(), message.headers() or [])  # type: ignore[arg-type]
+            origin = (letter.topic, letter.partition, letter.offset)
+            assert letters.setdefault(origin, letter.reason) == letter.reason
+        return letters
+
+    def counts(self) -> dict[str, int]:
+        """Rows of every table."""
+        return {
+            name: self._query(f"SELECT COUNT(*) AS n FROM {{t}}.{name} WHERE {table.partition_by} > {_LONG_AGO}")[0][0]
+            for name, table in TABLES.items()
+        }
+
+    def rows(self, name: str) -> Counter[Row]:
+        """All rows of a table, as the flows build them: columns in order, timestamps in microseconds."""
+        table = TABLES[name]
+        columns = ", ".join(column.name for column in table.columns)
+        return Counter(self._query(f"SELECT {columns} FROM {{t}}.{name} WHERE {table.partition_by} > {_LONG_AGO}"))
+
+    def rollup_sums(self) -> dict[RollupKey, dict[str, int]]:
+        """Sum of every measure per minute, channel and aggregator, zeros left out."""
+        sums = ", ".join(f"SUM({name}) AS {name}" for name in MEASURES)
+        rows = self._query(
+            f"SELECT minute, channel_id, aggregator, {sums} FROM {{t}}.minute_rollups "
+            f"WHERE minute > {_LONG_AGO} GROUP BY minute, channel_id, aggregator"
+        )
+        return {
+            (row[0], row[1], row[2]): {name: int(str(n)) for name, n in zip(MEASURES, row[3:], strict=True) if n}
+            for row in rows
+        }
+
+    def viewing_states(self) -> dict[str, bytes]:
+        """State of every key group in the recovery store of the ads flow; stop it before."""
+        found: dict[str, tuple[int, bytes]] = {}
+        for path in sorted((self.directory / "recovery" / "ads").glob("part-*.sqlite3")):
+            with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as store:
+                snaps = store.execute("SELECT state_key, snap_epoch, ser_change FROM snaps WHERE step_id = ?", [_VIEWING])
+                for key, epoch, change in snaps:
+                    if change is not None and epoch >= found.get(key, (-1, b""))[0]:
+                        found[key] = (epoch, pickle.loads(change))  # noqa: S301  the test's own store
+            store.close()
+        return {key: state for key, (_, state) in found.items()}
+
+    def _flow(self, name: FlowName) -> Child:
+        argv = [sys.executable, "-m", "datastreamx.cli", "run", name, "--config", str(self.config_path)]
+        return Child(f"flow {name}", argv, log_path=self.directory / f"flow-{name}.log", env=environment())
+
+    def _is_reading(self, name: FlowName) -> bool:
+        child = self.flows[name]
+        assert child.poll() is None, f"flow {name} ended with {child.poll()}\n{child.log_tail(40)}"
+        return "source.started" in child.output()
+
+    def _query(self, sql: str) -> list[Row]:
+        dataset = f"`{self.config.bigquery.project}.{self.config.bigquery.dataset}`"
+        result = self.client.query_and_wait(sql.replace("{t}", dataset))
+        return [tuple(_micros(value) for value in row.values()) for row in result]
+
+
+_LONG_AGO = "TIMESTAMP '2001-01-01'"
+_VIEWING = "ads.viewing.state"
+
+
+def now_ms() -> int:
+    return SystemClock().now_ms()
+
+
+def environment() -> dict[str, str]:
+    """Ours, with our import path and without credentials, which the local BigQuery does not want."""
+    inherited = {name: value for name, value in os.environ.items() if name != "GOOGLE_APPLICATION_CREDENTIALS"}
+    return inherited | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+
+
+def _micros(value: object) -> object:
+    if not isinstance(value, datetime):
+        return value
+    return int(value.timestamp()) * 1_000_000 + value.microsecond
