@@ -17,6 +17,7 @@ from datastreamx.model.chunk import Chunk, DeadLetter
 from datastreamx.wire.facts import FactBatch
 from operators.bidding.caller import Caller
 from operators.bidding.house import AuctionHouse
+from operators.bidding.memory import DecidedMemory
 from operators.bidding.step import BiddingPorts
 from sinks.ad_push.sink import AdPushSink
 from sinks.dead_letter.sink import DeadLetterSink
@@ -41,7 +42,7 @@ def live_bidding_ports(config: Config, clock: Clock) -> BiddingPorts:
     adapters = build_adapters(config.aggregators)
     callers = [Caller(one, adapters[one.name], config.auction) for one in config.aggregators]
     house = AuctionHouse(callers, config.auction, clock)
-    return BiddingPorts(house, DecisionLog(config), AckedOffsets(), clock)
+    return BiddingPorts(house, DecidedMemory(DecisionLog(config)), AckedOffsets(), clock)
 
 
 def live_ads_ports(config: Config, stop: threading.Event | None = None) -> AdsPorts:

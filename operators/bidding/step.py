@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
 
 import bytewax.operators as op
 from bytewax.dataflow import operator
@@ -16,10 +15,11 @@ from datastreamx import metrics
 from datastreamx.acks import AckedOffsets
 from datastreamx.clock import Clock
 from datastreamx.errors import CrashError
-from datastreamx.model.auction import DecidedAuction, Decision, Opportunity, Outcome
+from datastreamx.model.auction import Decision, Opportunity, Outcome
 from datastreamx.model.keygroup import KeyGroup
 from operators.bidding.auction import undecided, withdraw
 from operators.bidding.house import AuctionHouse, InFlight
+from operators.bidding.memory import DecidedMemory
 from operators.bidding.snapshot import VERSION, BiddingSnapshot, decode_snapshot, encode_snapshot
 
 _POLL = timedelta(milliseconds=2)
@@ -28,25 +28,18 @@ _IDLE = timedelta(seconds=60)
 _DRAIN_POLL_S = 0.002
 
 
-class DecisionReader(Protocol):
-    """Reads back what was decided before a crash."""
-
-    def read_back(self, partition: int, from_offset: int | None) -> list[DecidedAuction]:
-        """All decisions in the log of `partition` behind `from_offset` (None: from its beginning)."""
-
-
 @dataclass(frozen=True)
 class BiddingPorts:
     """What the operator needs from outside.
 
     Attributes:
         house: Runs the auctions.
-        decided: Reads decisions back after a restart.
+        memory: What earlier processes have decided.
         acked: What the broker has acknowledged of this process's decisions.
     """
 
     house: AuctionHouse
-    decided: DecisionReader
+    memory: DecidedMemory
     acked: AckedOffsets
     clock: Clock
 
@@ -86,7 +79,7 @@ class BiddingLogic(StatefulBatchLogic[list[Opportunity], Decision, bytes]):
         opportunities = [opportunity for batch in values for opportunity in batch]
         if self._key_group is None:
             self._key_group = KeyGroup(opportunities[0].partition, opportunities[0].group)
-            self._read_back()
+            self._decided = self._ports.memory.decided(self._key_group, None)
         settled: list[Decision] = []
         started: list[InFlight] = []
         for opportunity in opportunities:
@@ -131,7 +124,7 @@ class BiddingLogic(StatefulBatchLogic[list[Opportunity], Decision, bytes]):
     def _resume(self, snapshot: BiddingSnapshot) -> None:
         self._key_group = snapshot.key_group
         self._read_from = snapshot.read_from
-        self._read_back()
+        self._decided = self._ports.memory.decided(snapshot.key_group, snapshot.read_from)
         again = []
         for auction in snapshot.in_flight:
             if self._is_decided(auction.opportunity):
@@ -141,12 +134,6 @@ class BiddingLogic(StatefulBatchLogic[list[Opportunity], Decision, bytes]):
                 self._ports.house.reserve(beyond_capacity=True)
                 again.append(InFlight(auction.opportunity, auction.attempt + 1))
         self._start(again)
-
-    def _read_back(self) -> None:
-        if self._key_group is None:
-            raise CrashError("decisions were read back before their key group was known")
-        entries = self._ports.decided.read_back(self._key_group.partition, self._read_from)
-        self._decided = {entry.auction_id: entry.offset for entry in entries if entry.group == self._key_group.group}
 
     def _is_decided(self, opportunity: Opportunity) -> bool:
         return self._decided.pop(opportunity.auction_id, None) is not None
