@@ -20,7 +20,7 @@ test: $(INSTALLED) ## Run all tests that need nothing but Python (under 10 minut
 	@$(BIN)/python -m pytest -m "not kafka" $(ARGS)
 
 test-kafka: $(INSTALLED) ## Run the integration suite on Apache Kafka (needs Java 17 and Maven)
-	@$(BIN)/python -m pytest -m "kafka or integration" --broker=kafka tests/kafka tests/integration $(ARGS)
+	@DATASTREAMX_TEST_BROKER=kafka $(BIN)/python -m pytest -m "kafka or integration" $(ARGS)
 
 check: $(INSTALLED) ## Lint, types, formatting and import contracts
 	@$(BIN)/ruff check .

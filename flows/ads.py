@@ -7,6 +7,9 @@ Run it with `datastreamx run ads`, or as any Bytewax flow, with the configuratio
 
 from __future__ import annotations
 
+import threading
+from contextlib import ExitStack
+
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
@@ -34,6 +37,6 @@ def build(config: Config, ports: AdsPorts) -> Dataflow:
 
 
 def flow() -> Dataflow:
-    """The flow on its live ports, for `bytewax.run`."""
+    """The flow on its live ports, for `bytewax.run`, which ends with the process and closes nothing."""
     config = config_from_environment()
-    return build(config, live_ads_ports(config))
+    return build(config, live_ads_ports(config, threading.Event(), ExitStack()))

@@ -36,9 +36,7 @@ def _ads(config: Config, stop: threading.Event, resources: ExitStack) -> Dataflo
     from flows.ads import build  # noqa: PLC0415 - each flow loads only what it needs, and is back the sooner
     from flows.ports.ads import live_ads_ports  # noqa: PLC0415
 
-    ports = live_ads_ports(config, stop)
-    resources.callback(ports.bidding.house.close)
-    return build(config, ports)
+    return build(config, live_ads_ports(config, stop, resources))
 
 
 def _warehouse(config: Config, stop: threading.Event, _: ExitStack) -> Dataflow:

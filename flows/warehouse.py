@@ -7,6 +7,8 @@ Run it with `datastreamx run warehouse`, or as any Bytewax flow, with the config
 
 from __future__ import annotations
 
+import threading
+
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
@@ -41,4 +43,4 @@ def build(config: Config, ports: WarehousePorts) -> Dataflow:
 def flow() -> Dataflow:
     """The flow on its live ports, for `bytewax.run`."""
     config = config_from_environment()
-    return build(config, live_warehouse_ports(config))
+    return build(config, live_warehouse_ports(config, threading.Event()))

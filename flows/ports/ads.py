@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from bytewax.inputs import Source
@@ -10,7 +11,7 @@ from bytewax.outputs import Sink
 
 from aggregators.registry import build_adapters
 from datastreamx.acks import AckedOffsets
-from datastreamx.clock import Clock, SystemClock
+from datastreamx.clock import SystemClock
 from datastreamx.config import Config
 from datastreamx.model.auction import Decision
 from datastreamx.model.chunk import Chunk, DeadLetter
@@ -37,21 +38,26 @@ class AdsPorts:
     dead_letters: Sink[tuple[str, DeadLetter]]
 
 
-def live_bidding_ports(config: Config, clock: Clock) -> BiddingPorts:
-    """Real aggregators and the real decision log."""
+def live_ads_ports(config: Config, stop: threading.Event, resources: ExitStack) -> AdsPorts:
+    """Kafka and the configured aggregators.
+
+    Args:
+        config: Whole configuration.
+        stop: Ends the flow with a last snapshot.
+        resources: What has to be closed after the flow goes onto this stack.
+    """
+    clock = SystemClock()
     adapters = build_adapters(config.aggregators)
     callers = [Caller(one, adapters[one.name], config.auction) for one in config.aggregators]
     house = AuctionHouse(callers, config.auction, clock)
-    return BiddingPorts(house, DecidedMemory(DecisionLog(config)), AckedOffsets(), clock)
-
-
-def live_ads_ports(config: Config, stop: threading.Event | None = None) -> AdsPorts:
-    """Kafka and the configured aggregators; `stop` ends the flow with a last snapshot."""
-    auctions = live_bidding_ports(config, SystemClock())
+    resources.callback(house.close)
+    log = DecisionLog(config)
+    resources.callback(log.close)
+    acked = AckedOffsets()
     return AdsPorts(
         events=EventSource(config, stop=stop),
-        bidding=auctions,
-        ad_push=AdPushSink(config, auctions.acked),
+        bidding=BiddingPorts(house, DecidedMemory(log), acked, clock),
+        ad_push=AdPushSink(config, acked),
         facts=FactsSink(config),
         dead_letters=DeadLetterSink(config),
     )

@@ -25,7 +25,7 @@ class WarehousePorts:
     bigquery: Sink[tuple[str, pa.RecordBatch | Tick]]
 
 
-def live_warehouse_ports(config: Config, stop: threading.Event | None = None) -> WarehousePorts:
+def live_warehouse_ports(config: Config, stop: threading.Event) -> WarehousePorts:
     """Kafka and BigQuery; `stop` ends the flow with a last snapshot."""
 
     def dead_letters() -> DeadLetterWriter:

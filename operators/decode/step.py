@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import bytewax.operators as op
 from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream
 
-from datastreamx import metrics
 from datastreamx.config import Config
 from datastreamx.model.chunk import Chunk, DeadLetter, DecodedChunk
 from operators.decode.records import decode_chunk
@@ -43,10 +41,7 @@ def decode(step_id: str, up: KeyedStream[Chunk], config: Config) -> DecodeOut:
     topic, max_clock_skew_ms = config.topics.events, config.events.max_clock_skew_ms
 
     def decode_value(chunk: Chunk) -> DecodedChunk:
-        decoded = decode_chunk(chunk, topic, max_clock_skew_ms)
-        for reason, count in Counter(letter.reason for letter in decoded.dead_letters).items():
-            metrics.DEAD_LETTERS.labels(reason).inc(count)
-        return decoded
+        return decode_chunk(chunk, topic, max_clock_skew_ms)
 
     decoded = op.map_value("decode", up, decode_value)
     dead_letters = op.flat_map_value("dead_letters", decoded, lambda chunk: chunk.dead_letters)

@@ -35,6 +35,11 @@ _SHOWN = 3
 Origin = tuple[str, int, int]
 """(topic, partition, offset) of a record."""
 
+POSITION = ("source_partition", "key_group", "source_offset", "ordinal")
+
+Position = tuple[object, ...]
+"""(table, source partition, key group, source offset, ordinal) of a fact."""
+
 _BIDS = {"won", "outbid", "below_floor", "currency", "creative_rejected"}
 _ERRORS = {"error", "invalid_response", "unreachable", "oversize"}
 
@@ -56,6 +61,12 @@ class Expected:
     states: dict[str, bytes] = field(default_factory=dict)
     late: int = 0
     duplicates: int = 0
+
+    @property
+    def positions(self) -> Counter[Position]:
+        """Place of every fact, each once."""
+        tables = {"box_events": self.events, "viewing_sessions": self.sessions}
+        return Counter((name, *row[-len(POSITION) :]) for name, rows in tables.items() for row in rows.elements())
 
 
 def expect(config: Config, events: Iterable[Message]) -> Expected:
@@ -141,7 +152,7 @@ def impressions(expected: Expected, log: Decided) -> list[Row]:
                 decision.winner.currency,
                 decision.channel_id,
                 decision.decided_ms * 1000,
-                *(shown[name] for name in ("source_partition", "key_group", "source_offset", "ordinal")),
+                *(shown[name] for name in POSITION),
             )
         )
     return rows
@@ -181,9 +192,9 @@ def rollup_sums(expected: Expected, log: Decided) -> dict[RollupKey, dict[str, i
                 errors=label in _ERRORS,
             )
     for shown in impressions(expected, log):
-        time_us, aggregator, price_micros, channel_id = shown[0], shown[7], shown[8], shown[10]
+        aggregator, price_micros, channel_id = shown[7], shown[8], shown[10]
         assert isinstance(price_micros, int)
-        add(time_us, channel_id, aggregator, impressions=1, revenue_micros=round(price_micros / 1000))
+        add(shown[0], channel_id, aggregator, impressions=1, revenue_micros=round(price_micros / 1000))
     return {key: {name: n for name, n in counts.items() if n} for key, counts in sums.items()}
 
 
@@ -229,7 +240,9 @@ def _table_differences(evidence: Evidence, expected: Expected, log: Decided) -> 
         rows = evidence.tables[name]
         found += [f"{name}: {n} rows too few like {row}" for row, n in list((wanted - rows).items())[:_SHOWN]]
         found += [f"{name}: {n} rows too many like {row}" for row, n in list((rows - wanted).items())[:_SHOWN]]
-        keys = Counter(tuple(_named(TABLES[name], row)[column] for column in TABLES[name].key) for row in rows.elements())
+        keys = Counter(
+            tuple(_named(TABLES[name], row)[column] for column in TABLES[name].key) for row in rows.elements()
+        )
         found += [f"{name}: {n} rows with the key {key}" for key, n in keys.items() if n > 1][:_SHOWN]
     return found + _set_differences("minute_rollups", evidence.rollups, rollup_sums(expected, log))
 

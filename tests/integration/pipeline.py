@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from confluent_kafka import Message
 from google.cloud import bigquery
@@ -25,6 +26,7 @@ from datastreamx.config import Config, load_config
 from datastreamx.tables import MINUTE_ROLLUPS, TABLES, Row
 from datastreamx.topics import apply_topics
 from datastreamx.wire.dead_letters import parse_dead_letter
+from datastreamx.wire.facts import decode_facts
 from simulator.aggregators.handle import LocalAggregator
 from simulator.bigquery.handle import LocalBigQuery
 from simulator.fleet.ledger import Ledger, read_ledger
@@ -32,7 +34,18 @@ from simulator.processes import Child
 from sinks.bigquery.client import rest_client
 from sinks.bigquery.schema import apply_tables
 from tests.integration.brokers import Broker
-from tests.integration.oracle import MEASURES, Evidence, Origin, RollupKey, decided, expect, rollup_sums, tables_behind
+from tests.integration.oracle import (
+    MEASURES,
+    POSITION,
+    Evidence,
+    Origin,
+    Position,
+    RollupKey,
+    decided,
+    expect,
+    rollup_sums,
+    tables_behind,
+)
 from tests.integration.reading import read_topic
 
 FlowName = Literal["ads", "warehouse"]
@@ -127,7 +140,7 @@ def running_servers(directory: Path) -> Iterator[Servers]:
     alpha = LocalAggregator("alpha", "openrtb", log_dir=directory, profile="steady")
     beta = LocalAggregator("beta", "simple", log_dir=directory, profile="flaky")
     with ExitStack() as stack, ThreadPoolExecutor() as pool:
-        futures = [pool.submit(stack.enter_context, one) for one in (server, alpha, beta)]  # type: ignore[arg-type]
+        futures = [pool.submit(stack.enter_context, one) for one in (server, alpha, beta)]
         for future in futures:
             future.result()
         yield Servers(server, (alpha, beta))
@@ -177,7 +190,7 @@ class Pipeline:
         self.flows: dict[FlowName, Child] = {"ads": self._flow("ads"), "warehouse": self._flow("warehouse")}
         self._resources = ExitStack()
 
-    def __enter__(self) -> Pipeline:
+    def __enter__(self) -> Self:
         self._resources.callback(self.client.close)
         for child in self.flows.values():
             self._resources.callback(child.kill)
@@ -200,7 +213,7 @@ class Pipeline:
     def wait_until_reading(self, *names: FlowName) -> None:
         """Wait until flows that were started read."""
         for name in names:
-            self.wait_until(lambda name=name: self._is_reading(name), f"flow {name} reads")
+            self.wait_until(partial(self._is_reading, name), f"flow {name} reads")
 
     def stop(self, *names: FlowName) -> dict[FlowName, int | None]:
         """SIGTERM; exit codes by flow."""
@@ -215,6 +228,7 @@ class Pipeline:
             "--seed": seed,
             "--speed-up": 20,
             "--faults": faults,
+            "--drain-limit": 2,
             "--flush-limit": WAIT_S,
         }
         argv = [sys.executable, "-m", "simulator.fleet", *(str(part) for pair in options.items() for part in pair)]
@@ -252,7 +266,11 @@ class Pipeline:
             expected, log = expect(self.config, self.read_events()), decided(self.read_decisions())
             wanted = {name: rows.total() for name, rows in tables_behind(expected, log).items()}
             is_decided = expected.opportunities.keys() <= log.firsts.keys()
-            if is_decided and wanted.items() <= self.counts().items() and self.rollup_sums() == rollup_sums(expected, log):
+            if (
+                is_decided
+                and wanted.items() <= self.counts().items()
+                and self.rollup_sums() == rollup_sums(expected, log)
+            ):
                 return
             time.sleep(5 * POLL_S)
 
@@ -276,8 +294,14 @@ class Pipeline:
     def read_decisions(self) -> list[Message]:
         return read_topic(self.broker, self.config.topics.decisions, self.config.events.partitions)
 
-    def read_facts(self) -> list[Message]:
-        return read_topic(self.broker, self.config.topics.facts, self.config.events.partitions)
+    def read_fact_positions(self) -> Counter[Position]:
+        """Place of every row in box-facts, with the number of its copies."""
+        found: Counter[Position] = Counter()
+        for message in read_topic(self.broker, self.config.topics.facts, self.config.events.partitions):
+            facts = decode_facts(message.value() or b"", message.headers() or [], int(message.partition() or 0))  # type: ignore[arg-type]
+            columns = [facts.rows.column(name).to_pylist() for name in POSITION]
+            found.update((facts.table, *place) for place in zip(*columns, strict=True))
+        return found
 
     def topic_sizes(self) -> dict[str, int]:
         """Records per topic that the flows write."""
@@ -299,27 +323,19 @@ class Pipeline:
 
     def counts(self) -> dict[str, int]:
         """Rows of every table."""
-        return {
-            name: self._query(f"SELECT COUNT(*) AS n FROM {{t}}.{name} WHERE {table.partition_by} > {_LONG_AGO}")[0][0]
-            for name, table in TABLES.items()
-        }
+        return {name: int(str(self._select(name, "COUNT(*) AS n")[0][0])) for name in TABLES}
 
     def rows(self, name: str) -> Counter[Row]:
         """All rows of a table, as the flows build them: columns in order, timestamps in microseconds."""
-        table = TABLES[name]
-        columns = ", ".join(column.name for column in table.columns)
-        return Counter(self._query(f"SELECT {columns} FROM {{t}}.{name} WHERE {table.partition_by} > {_LONG_AGO}"))
+        return Counter(self._select(name, ", ".join(column.name for column in TABLES[name].columns)))
 
     def rollup_sums(self) -> dict[RollupKey, dict[str, int]]:
         """Sum of every measure per minute, channel and aggregator, zeros left out."""
+        place = "minute, channel_id, aggregator"
         sums = ", ".join(f"SUM({name}) AS {name}" for name in MEASURES)
-        rows = self._query(
-            f"SELECT minute, channel_id, aggregator, {sums} FROM {{t}}.minute_rollups "
-            f"WHERE minute > {_LONG_AGO} GROUP BY minute, channel_id, aggregator"
-        )
         return {
             (row[0], row[1], row[2]): {name: int(str(n)) for name, n in zip(MEASURES, row[3:], strict=True) if n}
-            for row in rows
+            for row in self._select(MINUTE_ROLLUPS.name, f"{place}, {sums}", f"GROUP BY {place}")
         }
 
     def viewing_states(self) -> dict[str, bytes]:
@@ -327,7 +343,9 @@ class Pipeline:
         found: dict[str, tuple[int, bytes]] = {}
         for path in sorted((self.directory / "recovery" / "ads").glob("part-*.sqlite3")):
             with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as store:
-                snaps = store.execute("SELECT state_key, snap_epoch, ser_change FROM snaps WHERE step_id = ?", [_VIEWING])
+                snaps = store.execute(
+                    "SELECT state_key, snap_epoch, ser_change FROM snaps WHERE step_id = ?", [_VIEWING]
+                )
                 for key, epoch, change in snaps:
                     if change is not None and epoch >= found.get(key, (-1, b""))[0]:
                         found[key] = (epoch, pickle.loads(change))  # noqa: S301  the test's own store
@@ -343,13 +361,13 @@ class Pipeline:
         assert child.poll() is None, f"flow {name} ended with {child.poll()}\n{child.log_tail(40)}"
         return "source.started" in child.output()
 
-    def _query(self, sql: str) -> list[Row]:
+    def _select(self, table: str, what: str, grouped: str = "") -> list[Row]:
         dataset = f"`{self.config.bigquery.project}.{self.config.bigquery.dataset}`"
-        result = self.client.query_and_wait(sql.replace("{t}", dataset))
+        since = f"{TABLES[table].partition_by} > TIMESTAMP '2001-01-01'"
+        result = self.client.query_and_wait(f"SELECT {what} FROM {dataset}.{table} WHERE {since} {grouped}")  # noqa: S608  our own names
         return [tuple(_micros(value) for value in row.values()) for row in result]
 
 
-_LONG_AGO = "TIMESTAMP '2001-01-01'"
 _VIEWING = "ads.viewing.state"
 
 

@@ -9,28 +9,24 @@ import dataclasses
 import os
 import random
 import signal
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import sleep
 
 import pytest
-from confluent_kafka import Message
 
 from datastreamx.model.events import Heartbeat
-from datastreamx.tables import Row
 from datastreamx.wire.events import encode_event
-from datastreamx.wire.facts import decode_facts
 from tests.integration.brokers import Broker, Record, produce
-from tests.integration.oracle import Evidence, Expected, decided, differences, expect
-from tests.integration.pipeline import FlowName, Pipeline, Servers, now_ms, running_servers
+from tests.integration.oracle import Evidence, decided, differences, expect
+from tests.integration.pipeline import FlowName, Pipeline, Servers, now_ms
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 SEED = int(os.environ.get("DATASTREAMX_TEST_SEED", "1"))
 BOXES = 300
-KILLS = 5
+KILLS = 4
 
 POISON: tuple[tuple[bytes | None, bytes | None, str], ...] = (
     (b"stb-1", None, "no_value"),
@@ -40,15 +36,13 @@ POISON: tuple[tuple[bytes | None, bytes | None, str], ...] = (
     (b"stb-1", b"x" * 900_000, "oversized"),
     (b"stb-1", b'{"type": "reboot", "box_id": "stb-1"}', "unknown_type"),
     (b"stb-1", b'{"type": ["tune"]}', "invalid"),
-    (None, b'{"type":"heartbeat","event_id":"e","box_id":"stb-1","seq":1,"event_time_ms":1700000000000}', "key_mismatch"),
+    (
+        None,
+        b'{"type":"heartbeat","event_id":"e","box_id":"stb-1","seq":1,"event_time_ms":1700000000000}',
+        "key_mismatch",
+    ),
 )
 """Key, value and the reason for which it has to be set aside."""
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    with running_servers(tmp_path_factory.mktemp("servers")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -157,30 +151,6 @@ def test_oracle_finds_a_planted_fault(aftermath: tuple[Evidence, list[int | None
     assert differences(spoil(evidence)) != []
 
 
-def fact_rows(pipeline: Pipeline) -> Counter[tuple[str, Row]]:
-    """Positions of all rows in box-facts, with the number of their copies."""
-    return Counter(
-        (facts.table, position)
-        for message in pipeline.read_facts()
-        for facts in [decode_message(message)]
-        for position in zip(
-            *(facts.rows.column(name).to_pylist() for name in ("source_partition", "source_offset", "ordinal")),
-            strict=True,
-        )
-    )
-
-
-def positions(expected: Expected) -> Counter[tuple[str, Row]]:
-    tables = {"box_events": expected.events, "viewing_sessions": expected.sessions}
-    return Counter(
-        (name, (row[-4], row[-2], row[-1])) for name, rows in tables.items() for row in rows
-    )
-
-
-def decode_message(message: Message):  # type: ignore[no-untyped-def]
-    return decode_facts(message.value() or b"", message.headers() or [], int(message.partition() or 0))
-
-
 def test_clean_stops_of_the_ads_flow_repeat_nothing(broker: Broker, servers: Servers, tmp_path: Path) -> None:
     with Pipeline(tmp_path, broker, servers) as pipeline:
         pipeline.apply()
@@ -188,19 +158,19 @@ def test_clean_stops_of_the_ads_flow_repeat_nothing(broker: Broker, servers: Ser
         rng = random.Random(SEED)
         with pipeline.fleet(boxes=BOXES, seed=SEED) as fleet:
             pipeline.wait_until(lambda: len(pipeline.read_decisions()) > 0, "the first decision")
-            for _ in range(3):
+            for _ in range(2):
                 sleep(rng.uniform(0.2, 1.5))  # any moment at which events flow
                 assert pipeline.stop("ads") == {"ads": 0}, pipeline.logs()
                 pipeline.start("ads")
             assert fleet.stop(grace_s=90) == 0, fleet.log_tail()
         expected = expect(pipeline.config, pipeline.read_events())
-        pipeline.wait_until(lambda: fact_rows(pipeline).keys() >= positions(expected).keys(), "all facts")
+        pipeline.wait_until(lambda: pipeline.read_fact_positions().keys() >= expected.positions.keys(), "all facts")
         pipeline.wait_until(
             lambda: decided(pipeline.read_decisions()).firsts.keys() >= expected.opportunities.keys(), "all decisions"
         )
         assert pipeline.stop("ads") == {"ads": 0}, pipeline.logs()
 
-        assert fact_rows(pipeline) == positions(expected), f"seed {SEED}"
+        assert pipeline.read_fact_positions() == expected.positions, f"seed {SEED}"
         assert decided(pipeline.read_decisions()).repeated == {}, f"seed {SEED}"
         assert pipeline.viewing_states() == expected.states, f"seed {SEED}"
         before = pipeline.topic_sizes()
