@@ -183,8 +183,10 @@ class Stack:
         apply_tables(rest_client(self.config.bigquery), self.config.bigquery)
         for name in ("warehouse", "ads"):
             self.flows[name] = FlowProcess(name, self._flow_child(name))
-            self.flows[name].start()
             self._resources.callback(self._stop_flow, name)
+        with ThreadPoolExecutor(max_workers=len(self.flows)) as pool:
+            for future in [pool.submit(flow.start) for flow in self.flows.values()]:
+                future.result()
         self.fleet = self._fleet_child()
         self._enter(self.fleet)
         restarter = threading.Thread(target=self._restart_crashed, name="restarter", daemon=True)
@@ -214,7 +216,8 @@ class Stack:
 
     def _flow_child(self, name: FlowName) -> Child:
         argv = [sys.executable, "-m", "datastreamx.cli", "run", name, "--config", str(self.config_path)]
-        return Child(f"flow {name}", argv, log_path=self.logs / f"flow-{name}.log", env=_environment())
+        log_path = self.logs / f"flow-{name}.log"
+        return Child(f"flow {name}", argv, log_path=log_path, env=_environment(), is_ready=_reads)
 
     def _fleet_child(self) -> Child:
         options = {
@@ -282,6 +285,11 @@ epoch_ms = 1000
 [privacy]
 box_key_secret = "demo-only-secret"  # a real deployment writes {{ env = "NAME" }} or {{ file = "PATH" }}
 {aggregators}"""
+
+
+def _reads(flow: Child) -> bool:
+    """Whether a flow has begun to read; boxes that report earlier would wait for it."""
+    return "source.started" in flow.output()
 
 
 _DIALECT_OPTIONS = {
