@@ -35,12 +35,17 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. `description` ends up in BigQuery, where analysts read it."""
+    """One column. `description` ends up in BigQuery, where analysts read it.
+
+    Attributes:
+        since: Version of the table that added it; messages of earlier versions do not have it.
+    """
 
     name: str
     kind: Kind
     description: str
     required: bool = False
+    since: int = 1
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,12 @@ class Table:
     @cached_property
     def arrow_schema(self) -> pa.Schema:
         """Schema of this table's record batches."""
-        return pa.schema([pa.field(c.name, c.kind.arrow, nullable=not c.required) for c in self.columns])
+        return self.arrow_schema_of(self.version)
+
+    def arrow_schema_of(self, version: int) -> pa.Schema:
+        """Schema of record batches that an earlier version of the table wrote."""
+        columns = (column for column in self.columns if column.since <= version)
+        return pa.schema([pa.field(c.name, c.kind.arrow, nullable=not c.required) for c in columns])
 
 
 _POSITION = (

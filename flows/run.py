@@ -102,7 +102,7 @@ def open_store(directory: Path, stores: int) -> RecoveryConfig:
     if found and found != stores:
         raise StateMismatchError(
             f"recovery store {directory} has {found} files, recovery.stores says {stores}: set it back to {found}, "
-            "or name an empty directory and rebuild by replay"
+            'or read what an empty store means under "Expired offset" in docs/runbook.md'
         )
     return RecoveryConfig(str(directory))
 
@@ -150,8 +150,8 @@ def _cause(error: BaseException, store: Path) -> BaseException:
     if failure is not None:
         return CrashError(
             f"recovery store {store} cannot be used: {failure}. If the disk is full or read-only, make room and start "
-            "again: the flow goes on at its last snapshot. If the files are damaged, move the folder away and start "
-            "again: the state is rebuilt from the log"
+            'again: the flow goes on at its last snapshot. If the files are damaged, see "Expired offset" in '
+            "docs/runbook.md"
         )
     return CrashError(f"the flow stopped: {type(causes[-1]).__name__}: {causes[-1]}")
 

@@ -54,9 +54,7 @@ def ad_break(at_ms: int, channel: str = "ch1", *, box: str = "stb-1", seq: int |
 
 def records(*events: BoxEvent, first_offset: int = 0, lag_ms: int = 7) -> list[Record]:
     """Records of a log that holds `events` in this order; Kafka received each `lag_ms` after its event time."""
-    return [
-        Record(first_offset + index, event.event_time_ms + lag_ms, event) for index, event in enumerate(events)
-    ]
+    return [Record(first_offset + index, event.event_time_ms + lag_ms, event) for index, event in enumerate(events)]
 
 
 def chunk(*events: BoxEvent, partition: int = 0, group: int = 0, first_offset: int = 0) -> Chunk:

@@ -60,7 +60,9 @@ def demo(  # noqa: PLR0913 - one parameter per option
     boxes: Annotated[int, typer.Option(min=1, max=300_000, help="Size of the fleet.")] = 3_000,
     seed: Annotated[int, typer.Option(help="Repeats viewers, aggregators, faults and kills.")] = 1,
     speed_up: Annotated[float, typer.Option(min=0.1, help="Viewers act this much faster than real ones.")] = 6.0,
-    faults: Annotated[str, typer.Option(help="Faults that the boxes write into their stream: none, some or many.")] = "none",
+    faults: Annotated[
+        str, typer.Option(help="Faults that the boxes write into their stream: none, some or many.")
+    ] = "none",
     kill_worker: Annotated[
         bool, typer.Option("--kill-worker", help="SIGKILL first the ads, then the warehouse worker, on the way.")
     ] = False,
@@ -122,6 +124,6 @@ app.command(rich_help_panel="Operate")(doctor)
 def main() -> None:
     """Run the command line; every error of ours ends in one clear message and its exit code."""
     try:
-        app()
+        app(prog_name="datastreamx")
     except DatastreamXError as error:
         fail(error)

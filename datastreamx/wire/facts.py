@@ -44,6 +44,9 @@ def encode_facts(facts: FactBatch) -> tuple[bytes, list[tuple[str, bytes]]]:
 def decode_facts(value: bytes, headers: Headers, partition: int) -> FactBatch:
     """Invert `encode_facts`. The batch refers to `value`; nothing is copied.
 
+    Columns that the writer's version did not have yet are null. So the warehouse flow is upgraded first and reads what
+    the old ads flow still writes.
+
     Raises:
         CrashError: Unknown table, a schema version newer than this program, or bytes that are no record batch.
     """
@@ -56,13 +59,23 @@ def decode_facts(value: bytes, headers: Headers, partition: int) -> FactBatch:
         raise CrashError(
             f"box-facts holds a message with headers {fields!r}: {error}; is another program writing?"
         ) from None
-    if version != table.version:
+    if version > table.version:
         raise CrashError(
             f"box-facts holds {table.name} in schema version {version}, this program knows {table.version}: "
             "deploy the warehouse flow before the ads flow when columns are added"
         )
     try:
-        rows = pa.ipc.read_record_batch(pa.py_buffer(value), table.arrow_schema)
+        rows = pa.ipc.read_record_batch(pa.py_buffer(value), table.arrow_schema_of(version))
     except (pa.ArrowInvalid, OSError, EOFError) as error:
         raise CrashError(f"box-facts holds a message of {len(value)} bytes that is no record batch: {error}") from None
-    return FactBatch(table.name, partition, group, rows)
+    return FactBatch(table.name, partition, group, rows if version == table.version else _widen(rows, table))
+
+
+def _widen(rows: pa.RecordBatch, table: Table) -> pa.RecordBatch:
+    """Rows of an earlier version with the table's present columns."""
+    present = set(rows.schema.names)
+    columns = [
+        rows.column(field.name) if field.name in present else pa.nulls(rows.num_rows, field.type)
+        for field in table.arrow_schema
+    ]
+    return pa.record_batch(columns, schema=table.arrow_schema)

@@ -33,6 +33,7 @@ class Caller:
     async def call(self, session: aiohttp.ClientSession, request: BidRequest) -> CallResult:
         """Ask for bids; returns within `request.tmax_ms`, plus what the event loop is late."""
         started = time.perf_counter_ns()
+        called = False
         reply: HttpReply | None = None
         bids: list[Bid] = []
         failure: Outcome | None = None
@@ -40,6 +41,7 @@ class Caller:
         try:
             async with asyncio.timeout(request.tmax_ms / 1000):
                 for call in self._adapter.make_requests(request):
+                    called = True
                     reply = await self._exchange(session, call)
                     bids += self._adapter.make_bids(call, reply)
         except TimeoutError:
@@ -50,13 +52,15 @@ class Caller:
             failure, detail = Outcome.UNREACHABLE, f"{type(error).__name__}: {error}"
         except Exception as error:  # noqa: BLE001 - a faulty adapter costs its aggregator the auction, not the flow
             failure, detail = Outcome.ERROR, f"{type(error).__name__}: {error}"
+        if not called and failure is None:
+            failure, detail = Outcome.UNSUITABLE, "the adapter has no request for this opportunity"
         return CallResult(
             aggregator=self.name,
-            called=True,
+            called=called,
             failure=failure,
             bids=() if failure is not None else tuple(bids),
-            tmax_ms=request.tmax_ms,
-            latency_us=(time.perf_counter_ns() - started) // 1000,
+            tmax_ms=request.tmax_ms if called else None,
+            latency_us=(time.perf_counter_ns() - started) // 1000 if called else None,
             http_status=reply.status if reply else None,
             response_bytes=len(reply.body) if reply else None,
             detail=detail[:_DETAIL_LENGTH] if detail else None,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import get_args
 
 from datastreamx.config import ViewingConfig
 from datastreamx.model import identity
@@ -27,13 +28,8 @@ _DWELL = 1
 Timer = tuple[int, int, str]
 """(due in event time ms, kind, box id): unique per box and kind, so ties break the same way in every replay."""
 
-_TYPE_NAMES: dict[type, str] = {
-    Tune: "tune",
-    AdShown: "ad_shown",
-    AdBreak: "ad_break",
-    Power: "power",
-    Heartbeat: "heartbeat",
-}
+TYPE_NAMES: dict[type, str] = {kind: str(kind.__struct_config__.tag) for kind in get_args(BoxEvent)}
+"""Name of each event type on the wire, in tables and in metrics."""
 
 
 @dataclass(slots=True)
@@ -79,7 +75,12 @@ class KeyGroupState:
         self._session_ordinal = 0
 
     def restore(self, watermark_ms: int, boxes: dict[str, Box]) -> None:
-        """Take over a snapshot. Timers follow from the boxes, so they are not part of it."""
+        """Take over a snapshot. Timers follow from the boxes, so they are not part of it.
+
+        Nor do pseudonyms come from it: after a change of the secret every box has its new one at once.
+        """
+        for box_id, box in boxes.items():
+            box.box_key = self._pseudonym(box_id)
         self.watermark_ms, self.boxes = watermark_ms, boxes
         self._timers = [(box.housekeeping_ms, _HOUSEKEEPING, box_id) for box_id, box in boxes.items()]
         self._timers += [
@@ -272,7 +273,7 @@ class KeyGroupState:
                 event.event_id,
                 event.seq,
                 gap,
-                _TYPE_NAMES[type(event)],
+                TYPE_NAMES[type(event)],
                 is_late,
                 _channel_of(event, box, is_late=is_late),
                 box.last_channel_id,

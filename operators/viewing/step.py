@@ -21,7 +21,7 @@ from datastreamx.model.keygroup import KeyGroup
 from datastreamx.tables import BOX_EVENTS, VIEWING_SESSIONS, record_batch
 from datastreamx.wire.facts import FactBatch
 from operators.viewing.snapshot import decode_snapshot, encode_snapshot
-from operators.viewing.state import KeyGroupState, ViewingOutput
+from operators.viewing.state import TYPE_NAMES, KeyGroupState, ViewingOutput
 
 
 class ViewingBatch(msgspec.Struct, frozen=True):
@@ -76,8 +76,8 @@ class ViewingLogic(StatefulBatchLogic[DecodedChunk, ViewingBatch, bytes]):
         return ViewingBatch(facts, out.opportunities)
 
     def _count(self, state: KeyGroupState, chunk: DecodedChunk, out: ViewingOutput) -> None:
-        for event_type, count in Counter(type(record.event).__name__ for record in chunk.records).items():
-            metrics.EVENTS.labels(event_type).inc(count)
+        for event_type, count in Counter(type(record.event) for record in chunk.records).items():
+            metrics.EVENTS.labels(TYPE_NAMES[event_type]).inc(count)
         for trigger, count in Counter(opportunity.trigger for opportunity in out.opportunities).items():
             metrics.OPPORTUNITIES.labels(trigger).inc(count)
         metrics.LATE_EVENTS.inc(out.late)

@@ -303,7 +303,7 @@ class TableLoader:
         if reply.kind is ReplyKind.FATAL:
             raise CrashError(
                 f"BigQuery refuses rows for {self._table.name}: {reply.detail}. Compare the table with `datastreamx "
-                "apply --dry-run`; the rows stay in Kafka"
+                "plan`; the rows stay in Kafka"
             )
         self._disconnect()
         name = self._stream_name
@@ -382,9 +382,8 @@ class TableLoader:
             case _:
                 raise CrashError(
                     f"{target.end} rows of {target.stream} can no longer be made visible: {reply.detail}. A stream is "
-                    "gone 7 days after its last use, or with its table. Load the range again from Kafka: note the "
-                    "positions that the table holds, start the flow with an empty recovery store and `events.start` "
-                    "before the gap, and delete rows that appear twice by the table's key"
+                    "gone 7 days after its last use, or with its table. How to load the range again from Kafka is told "
+                    'under "Lost streams" in docs/runbook.md'
                 )
 
     def _show_breaker(self) -> None:

@@ -99,8 +99,8 @@ def beyond_end(partition: PartitionId, wanted: int, low: int, end: int) -> Expir
 
 def _remedy() -> str:
     return (
-        "To go on with what there is, move the flow's folder below recovery.directory away and start with "
-        'events.start = "beginning": the state is rebuilt from the log.'
+        "To go on with what there is, the flow needs an empty recovery store; what that costs each flow, and how to "
+        'avoid rows loaded twice, is told under "Expired offset" in docs/runbook.md.'
     )
 
 

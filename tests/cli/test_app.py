@@ -8,7 +8,7 @@ import pytest
 
 from datastreamx.cli.app import app
 from datastreamx.cli.output import Exit
-from tests.cli.conftest import Cli
+from tests.cli.running import Cli
 
 COMMANDS = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
 
@@ -20,7 +20,9 @@ def test_unknown_command_suggests_the_likely_one(cli: Cli) -> None:
     assert ended.out == ""
 
 
-@pytest.mark.parametrize("arguments", [("run", "nope"), ("query",), ("status", "--nope"), ("explain", "b", "--last", "0")])
+@pytest.mark.parametrize(
+    "arguments", [("run", "nope"), ("query",), ("status", "--nope"), ("explain", "b", "--last", "0")]
+)
 def test_wrong_usage_ends_with_a_message_and_code_2(cli: Cli, arguments: tuple[str, ...]) -> None:
     ended = cli(*arguments)
     assert ended.code == Exit.USAGE
@@ -62,10 +64,7 @@ def test_every_command_that_answers_can_answer_in_json(cli: Cli, command: str) -
 
 def test_help_loads_no_heavy_library() -> None:
     heavy = ("google.cloud", "confluent_kafka", "pyarrow", "bytewax", "aiohttp", "bqemulator")
-    program = (
-        "import sys; import datastreamx.cli.app; "
-        f"print([name for name in {heavy!r} if name in sys.modules])"
-    )
+    program = f"import sys; import datastreamx.cli.app; print([name for name in {heavy!r} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

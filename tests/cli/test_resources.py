@@ -11,7 +11,7 @@ from datastreamx.cli.resources.report import Report, State, SystemReport, exit_c
 from datastreamx.config import Config
 from datastreamx.errors import CrashError, RetryableError
 from tests.builders import config
-from tests.cli.conftest import Cli
+from tests.cli.running import Cli
 
 
 def system(state: State, *changes: str) -> SystemReport:

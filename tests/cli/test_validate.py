@@ -12,9 +12,9 @@ from aggregators.registry import build_adapters
 from datastreamx.cli.output import Exit
 from datastreamx.cli.validate import example_text
 from datastreamx.config import AggregatorConfig, Config, parse_config
-from tests.cli.conftest import Cli
+from tests.cli.running import Cli
 
-SECRET = "DATASTREAMX_BOX_KEY_SECRET"
+KEY_VARIABLE = "DATASTREAMX_BOX_KEY_SECRET"
 
 # Optional keys whose default is "unset": the example shows a value instead.
 UNSET = {
@@ -42,7 +42,7 @@ def sections(kind: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]
 
 
 def test_example_is_sound_as_it_stands(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(SECRET, "0123456789abcdef")
+    monkeypatch.setenv(KEY_VARIABLE, "0123456789abcdef")
     printed = cli("validate", "--example")
     assert printed.code == Exit.OK
     path = tmp_path / "example.toml"
@@ -57,7 +57,7 @@ def test_example_without_its_secret_tells_what_to_export(cli: Cli, tmp_path: Pat
     path.write_text(example_text(), encoding="utf-8")
     ended = cli("validate", "--config", str(path))
     assert ended.code == Exit.CONFIG
-    assert f"environment variable {SECRET} is not set" in ended.err
+    assert f"environment variable {KEY_VARIABLE} is not set" in ended.err
     assert "1 problem:" in ended.err
 
 
@@ -71,7 +71,7 @@ def test_example_shows_every_key_that_exists_and_no_other() -> None:
 
 
 def test_example_shows_the_defaults_that_apply(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SECRET, "0123456789abcdef")
+    monkeypatch.setenv(KEY_VARIABLE, "0123456789abcdef")
     shown = tomllib.loads(every_key_on(example_text()))
     config: Any = parse_config(example_text())
     optional = [
@@ -87,7 +87,7 @@ def test_example_shows_the_defaults_that_apply(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_example_builds_its_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SECRET, "0123456789abcdef")
+    monkeypatch.setenv(KEY_VARIABLE, "0123456789abcdef")
     assert [*build_adapters(parse_config(example_text()).aggregators)] == ["adriatic", "caspian"]
 
 

@@ -40,7 +40,6 @@ POSITION = ("source_partition", "key_group", "source_offset", "ordinal")
 Position = tuple[object, ...]
 """(table, source partition, key group, source offset, ordinal) of a fact."""
 
-_BIDS = {"won", "outbid", "below_floor", "currency", "creative_rejected"}
 _ERRORS = {"error", "invalid_response", "unreachable", "oversize"}
 
 
@@ -180,16 +179,15 @@ def rollup_sums(expected: Expected, log: Decided) -> dict[RollupKey, dict[str, i
         time_us = decision.decided_ms * 1000
         add(time_us, decision.channel_id, None, opportunities=1)
         for outcome in decision.outcomes:
-            label = outcome.code.label
             add(
                 time_us,
                 decision.channel_id,
                 outcome.aggregator,
                 calls=outcome.called,
-                bids=label in _BIDS,
+                bids=outcome.price_micros is not None,
                 wins=outcome.code is Outcome.WON,
                 timeouts=outcome.code is Outcome.TIMEOUT,
-                errors=label in _ERRORS,
+                errors=outcome.code.label in _ERRORS,
             )
     for shown in impressions(expected, log):
         aggregator, price_micros, channel_id = shown[7], shown[8], shown[10]

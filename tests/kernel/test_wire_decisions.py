@@ -94,6 +94,7 @@ def test_outcome_codes_never_change() -> None:
         "timeout": 101,
         "invalid_response": 102,
         "unreachable": 103,
+        "unsuitable": 200,
         "currency": 205,
         "below_floor": 301,
         "creative_rejected": 350,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
@@ -88,12 +90,8 @@ def _partitions(consumer: Consumer, config: Config) -> list[PartitionId]:
 
 
 def _ends(consumer: Consumer, partitions: list[PartitionId], clock: Clock) -> dict[PartitionId, _End]:
-    ends: dict[PartitionId, _End] = {}
-    for topic, number in partitions:
-        marks = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=ANSWER_TIMEOUT_S)
-        if marks is None:
-            raise RetryableError(f"no answer about the offsets of {topic}[{number}] within {ANSWER_TIMEOUT_S:g} s")
-        ends[topic, number] = _End(*marks)
+    answer_by_s = clock.monotonic_s() + ANSWER_TIMEOUT_S
+    ends = {one: _watermarks(consumer, one, answer_by_s, clock) for one in partitions}
     # From the record before the end: it is the newest one, and the local broker never answers beyond its log.
     starts = [TopicPartition(*one, max(end.low, end.offset - 1)) for one, end in ends.items()]
     consumer.assign(starts)
@@ -103,6 +101,23 @@ def _ends(consumer: Consumer, partitions: list[PartitionId], clock: Clock) -> di
         for message in [*messages, *consumer.consume(_POLL_RECORDS, 0)]:
             _note(ends[str(message.topic()), int(message.partition() or 0)], message)
     return ends
+
+
+def _watermarks(consumer: Consumer, partition: PartitionId, answer_by_s: float, clock: Clock) -> _End:
+    """What the broker says, asked again while a partition that was just made, or moved, has no leader."""
+    while True:
+        try:
+            # The stubs forget the `None` of a time-out.
+            marks: Any = consumer.get_watermark_offsets(TopicPartition(*partition), timeout=ANSWER_TIMEOUT_S)
+        except KafkaException:
+            if clock.monotonic_s() >= answer_by_s:
+                raise
+            time.sleep(_POLL_S)
+            continue
+        if marks is None:
+            topic, number = partition
+            raise RetryableError(f"nothing about the offsets of {topic}[{number}] within {ANSWER_TIMEOUT_S:g} s")
+        return _End(*marks)
 
 
 def _note(end: _End, message: Message) -> None:

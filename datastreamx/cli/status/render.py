@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import RenderableType
 from rich.text import Text
 
-from datastreamx.cli.format import cpm, duration, size
+from datastreamx.cli.format import cpm, duration, plural, size
 from datastreamx.cli.status.report import FlowStatus, Lag, LastDecision, Status, diagnose, total_lag
 from datastreamx.cli.terminal import indented, table
 
@@ -46,7 +46,8 @@ def _flow(status: Status, flow: FlowStatus) -> list[RenderableType]:
     snapshot = (
         f"no recovery store at {store.directory}"
         if store.written_ms is None
-        else f"snapshot {_ago(status.at_ms, store.written_ms, '')}, {size(store.bytes)} in {store.files} files"
+        else f"snapshot {_ago(status.at_ms, store.written_ms, '')}, "
+        f"{size(store.bytes)} in {plural(store.files, 'file')}"
     )
     lag = total_lag(flow.lags)
     behind = f"lag {UNKNOWN if lag is None else f'{lag:,}'}" if flow.lags else f"lag {UNKNOWN}"

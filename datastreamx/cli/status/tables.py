@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from datastreamx.cli.format import plural
 from datastreamx.cli.resources.survey import bigquery_address
 from datastreamx.cli.status.report import BigQueryStatus, TableStatus
 from datastreamx.cli.warehouse import Warehouse
 from datastreamx.config import Config
 from datastreamx.errors import CrashError, RetryableError
 from datastreamx.tables import TABLES
+from sinks.bigquery.client import rest_client
+from sinks.bigquery.schema import plan_tables
 
 RATE_MINUTES = 5
 
@@ -35,8 +38,10 @@ def ask_bigquery(config: Config, now_ms: int) -> BigQueryStatus:
     }
     try:
         rows = Warehouse(config.bigquery, timeout_s=30).ask(freshness_sql(), parameters).rows
-    except (RetryableError, CrashError) as error:
-        return BigQueryStatus(address=address, problem=str(error), is_unreachable=isinstance(error, RetryableError))
+    except RetryableError as error:
+        return BigQueryStatus(address=address, problem=str(error), is_unreachable=True)
+    except CrashError as error:
+        return BigQueryStatus(address=address, problem=_missing(config) or str(error))
     newest = {name: moment for name, moment, _, _ in rows}
     decided, won = next((decided, won) for name, _, decided, won in rows if name == "ad_decisions")
     return BigQueryStatus(
@@ -52,6 +57,15 @@ def ask_bigquery(config: Config, now_ms: int) -> BigQueryStatus:
         decisions_per_minute=decided / RATE_MINUTES,
         wins_per_minute=won / RATE_MINUTES,
     )
+
+
+def _missing(config: Config) -> str | None:
+    """What the query may have stumbled over. BigQuery's own error names only the first missing table."""
+    try:
+        changes = plan_tables(rest_client(config.bigquery), config.bigquery)
+    except (RetryableError, CrashError):
+        return None
+    return f"{plural(len(changes), 'change')} to make first: `datastreamx apply`" if changes else None
 
 
 def freshness_sql() -> str:

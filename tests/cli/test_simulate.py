@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from datastreamx import topics
+from datastreamx.cli.output import Exit
+from tests.cli.running import Cli
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--faults", "nope", "'nope' is neither one of none, some, many"),
+        ("--faults", "duplicate=2", "at most 1"),
+        ("--for", "soon", "no duration"),
+        ("--boxes", "0", "greater than or equal to 1"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_starts(
+    cli: Cli, config_file: Path, option: str, value: str, says: str
+) -> None:
+    ended = cli("simulate", "-c", str(config_file), option, value)
+    assert ended.code == Exit.USAGE
+    assert says in ended.err
+
+
+def test_no_broker_ends_it_instead_of_waiting_for_ever(
+    cli: Cli, config_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(topics, "TIMEOUT_S", 0.5)
+    ended = cli("simulate", "-c", str(config_file), "--ledger", str(tmp_path / "ledger.json"))
+    assert ended.code == Exit.UNREACHABLE
+    assert "no broker answers" in ended.err
