@@ -79,14 +79,23 @@ def run_epochs(flow: Dataflow, epoch: timedelta, store: Path) -> None:
     run_main(flow, epoch_interval=epoch, recovery_config=RecoveryConfig(str(store)))
 
 
+class SnapshotCrashError(Exception):
+    """The process died while it took a snapshot."""
+
+
 class SettledTables:
     """What BigQuery's buffered write streams are: rows are held, and visible only once they are flushed.
+
+    Args:
+        crashes: Numbers of the snapshots in which the process dies; a snapshot of the flow takes one per table.
 
     Attributes:
         appended: Rows that were ever appended, of runs that crashed, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *crashes: int) -> None:
+        self._crashes = set(crashes)
+        self._snapshots = itertools.count()
         self._streams: dict[int, list[dict[str, Any]]] = {}
         self._flushed: defaultdict[int, int] = defaultdict(int)
         self._tables: dict[int, str] = {}
@@ -108,6 +117,11 @@ class SettledTables:
     def flush(self, stream: int, end: int) -> None:
         """Make rows below `end` visible, for ever."""
         self._flushed[stream] = max(self._flushed[stream], end)
+
+    def begin_snapshot(self) -> None:
+        """Die, if this is one of the snapshots in which that happens."""
+        if next(self._snapshots) in self._crashes:
+            raise SnapshotCrashError
 
     def visible(self, table: str) -> list[dict[str, Any]]:
         """What a query sees."""
@@ -154,6 +168,7 @@ class _SettledPart(StatefulSinkPartition[pa.RecordBatch | Tick, tuple[int, int]]
                 self._appended = self._settled.append(self._stream, value.to_pylist())
 
     def snapshot(self) -> tuple[int, int]:
+        self._settled.begin_snapshot()
         self._snapshotted = self._appended
         return self._stream, self._snapshotted
 
