@@ -63,6 +63,8 @@ def run_flow(name: FlowName, config: Config) -> None:
     """
     _keep_panics_short()
     stop = threading.Event()
+    # First of all: the kernel drops a SIGTERM to a container's first process that has no handler for it yet.
+    _stop_on_signals(stop)
     recovery = open_store(Path(config.recovery.directory) / name, config.recovery.stores)
     with ExitStack() as resources:
         flow = _OPEN[name](config, stop, resources)
@@ -70,7 +72,6 @@ def run_flow(name: FlowName, config: Config) -> None:
             server, _ = serve_metrics(config.metrics.host, config.metrics.port)
             resources.callback(server.shutdown)
             _log.info("metrics", address=f"http://{config.metrics.host}:{server.server_port}/metrics")
-        _stop_on_signals(stop)
         _log.info("flow.starting", flow=name, store=str(recovery.db_dir))
         try:
             cli_main(flow, epoch_interval=timedelta(milliseconds=config.recovery.epoch_ms), recovery_config=recovery)

@@ -60,6 +60,7 @@ def aftermath(
             assert fleet.stop(grace_s=90) == 0, fleet.log_tail()
         topic, partitions = pipeline.config.topics.events, pipeline.config.events.partitions
         produce(broker, topic, [(number % partitions, key, value) for number, (key, value, _) in enumerate(POISON)])
+        pipeline.wait_until_reading("ads", "warehouse")
         # In the middle of what is left to do; what comes afterwards proves that the resume is over.
         stopped = [*pipeline.stop("ads", "warehouse").values()]
         pipeline.start("ads", "warehouse")
@@ -177,3 +178,13 @@ def test_clean_stops_of_the_ads_flow_repeat_nothing(broker: Broker, servers: Ser
         pipeline.start("ads")
         assert pipeline.stop("ads") == {"ads": 0}, pipeline.logs()
         assert pipeline.topic_sizes() == before, f"seed {SEED}"
+
+
+def test_stop_in_the_middle_of_the_start_is_clean(broker: Broker, servers: Servers, tmp_path: Path) -> None:
+    with Pipeline(tmp_path, broker, servers) as pipeline:
+        pipeline.apply()
+        for name in ("ads", "warehouse"):
+            store = tmp_path / "recovery" / name
+            pipeline.flows[name].start()
+            pipeline.wait_until(store.exists, f"flow {name} has begun to start")
+            assert pipeline.stop(name) == {name: 0}, pipeline.logs()

@@ -294,6 +294,15 @@ def test_bytes_that_are_no_snapshot_are_refused(damage: bytes) -> None:
         decode_snapshot(damage, lambda _: state())
 
 
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=80), st.integers(0, 2**62))
+def test_box_of_any_sequence_numbers_survives_a_snapshot(steps: list[int], first: int) -> None:
+    keeper = state()
+    numbers = itertools.accumulate([first % (2**62 - 30_000), *steps])
+    keeper.process(records(*(heartbeat(at, seq=number) for at, number in enumerate(numbers))))
+    restored = decode_snapshot(encode_snapshot(keeper), lambda _: state())
+    assert _viewing_facts(restored) == _viewing_facts(keeper)
+
+
 def test_snapshot_names_its_key_group() -> None:
     keeper = KeyGroupState(KeyGroup(7, 3), CONFIG, "box-events", str)
     keeper.process(records(tune(0)))
