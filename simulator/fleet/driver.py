@@ -26,7 +26,7 @@ from simulator.fleet.receiver import Receiver
 from simulator.fleet.sender import Sender, make_producer
 from simulator.fleet.timeline import Timeline
 
-TICK_S = 0.01
+TICK_S = 0.025
 MAX_STEP_MS = 250
 """Longest time for which behaviour catches up; beyond it time slips, so that event time stays the time of sending."""
 BURST_S = 0.25

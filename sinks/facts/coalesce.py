@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import takewhile
 
 import pyarrow as pa
 
@@ -12,7 +11,7 @@ from datastreamx.wire.facts import FactBatch
 ROWS_MAX = 4_000
 # Brokers refuse above 1,048,588 bytes by default; leave room for headers and for what Arrow adds around the buffers.
 BYTES_MAX = 900_000
-AGE_MS_MAX = 100
+AGE_MS_MAX = 200
 
 _Slot = tuple[int, int, str]
 
@@ -60,10 +59,9 @@ class Coalescer:
                 yield self._take(slot)
 
     def due(self, now_s: float) -> list[FactBatch]:
-        """What has waited long enough."""
-        # The dictionary keeps the order in which the slots began to wait.
-        old = takewhile(lambda slot: now_s - self._gathered[slot].since_s >= self._age_s_max, self._gathered)
-        return [self._take(slot) for slot in list(old)]
+        """Everything, once the oldest has waited long enough: one request then carries all of a partition."""
+        oldest = next(iter(self._gathered.values()), None)
+        return self.drain() if oldest is not None and now_s - oldest.since_s >= self._age_s_max else []
 
     def drain(self) -> list[FactBatch]:
         """Everything."""

@@ -20,7 +20,7 @@ PART = "facts"
 class FactsSink(FixedPartitionedSink[FactBatch, bytes | None]):
     """Takes `(KeyGroup.key, FactBatch)` and writes coalesced batches to `topics.facts`, partition = source partition.
 
-    A batch waits at most 100 ms while others arrive, else until the next snapshot, which always sends and settles.
+    A batch waits at most 200 ms while others arrive, else until the next snapshot, which always sends and settles.
     """
 
     def __init__(self, config: Config, outside: Outside | None = None) -> None:

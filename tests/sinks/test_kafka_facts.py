@@ -48,16 +48,16 @@ def test_partitions_groups_and_tables_are_never_mixed() -> None:
         assert offsets([batch]) == [*range(10)]
 
 
-def test_only_what_is_old_enough_is_due() -> None:
+def test_once_the_oldest_is_old_enough_everything_is_due() -> None:
     coalescer = Coalescer(age_ms_max=100)
     assert not [*coalescer.add(facts(rows=1, first_offset=0, group=0), 1.00)]
     assert not [*coalescer.add(facts(rows=1, first_offset=0, group=1), 1.05)]
     assert not [*coalescer.add(facts(rows=1, first_offset=1, group=0), 1.09)]
     assert coalescer.due(1.09) == []
-    (old,) = coalescer.due(1.11)
+    old, younger = coalescer.due(1.11)
     assert (old.group, offsets([old])) == (0, [0, 1])
-    (younger,) = coalescer.due(1.16)
     assert younger.group == 1
+    assert coalescer.due(9.0) == []
 
 
 def test_a_batch_too_large_for_a_message_is_cut_and_fits_on_the_wire() -> None:
@@ -119,12 +119,13 @@ def test_writes_are_sent_by_age_and_a_snapshot_sends_the_rest(broker: FakeBroker
     part = part_of(broker)
     part.write_batch([facts(rows=3, first_offset=0)])
     assert sent(broker) == []
-    broker.clock.advance(150)
+    broker.clock.advance(250)
     part.write_batch([facts(rows=3, first_offset=0, partition=1)])
+    assert len(sent(broker)) == len(sent(broker, 1)) == 1
+    part.write_batch([facts(rows=3, first_offset=3)])
     assert len(sent(broker)) == 1
-    assert sent(broker, 1) == []
     assert part.snapshot() is None
-    assert len(sent(broker, 1)) == 1
+    assert len(sent(broker)) == 2
 
 
 def test_a_clean_end_sends_what_waits(broker: FakeBroker) -> None:
