@@ -289,7 +289,7 @@ def test_a_stream_that_expired_before_its_flush_stops_the_loader() -> None:
     bench.loader.write(batch([1]))
     state = bench.loader.snapshot()
     bench.server.expire()
-    with pytest.raises(CrashError, match="Load the range again from Kafka"):
+    with pytest.raises(CrashError, match="load the range again from Kafka"):
         bench.resume(state).tick()
 
 
