@@ -45,6 +45,10 @@ def live_ads_ports(config: Config, stop: threading.Event, resources: ExitStack) 
         config: Whole configuration.
         stop: Ends the flow with a last snapshot.
         resources: What has to be closed after the flow goes onto this stack.
+
+    Raises:
+        MissingTopicError: A topic to write to does not exist.
+        RetryableError: No broker answers.
     """
     clock = SystemClock()
     adapters = build_adapters(config.aggregators)
@@ -54,10 +58,13 @@ def live_ads_ports(config: Config, stop: threading.Event, resources: ExitStack) 
     log = DecisionLog(config)
     resources.callback(log.close)
     acked = AckedOffsets()
+    ad_push, facts, dead_letters = AdPushSink(config, acked), FactsSink(config), DeadLetterSink(config)
+    for sink in (ad_push, facts, dead_letters):
+        sink.connect()
     return AdsPorts(
         events=EventSource(config, stop=stop),
         bidding=BiddingPorts(house, DecidedMemory(log), acked, clock),
-        ad_push=AdPushSink(config, acked),
-        facts=FactsSink(config),
-        dead_letters=DeadLetterSink(config),
+        ad_push=ad_push,
+        facts=facts,
+        dead_letters=dead_letters,
     )

@@ -10,7 +10,8 @@ from datastreamx.model.auction import Decision
 from datastreamx.wire.decisions import encode_decision
 from sinks.ad_push.snapshot import decode_acked, encode_acked
 from sinks.kafka.outside import Outside
-from sinks.kafka.producer import SettlingProducer
+from sinks.kafka.prepared import Prepared
+from sinks.kafka.producer import SettlingProducer, connected_producer
 
 PART = "ad-push"
 
@@ -23,30 +24,36 @@ class AdPushSink(FixedPartitionedSink[Decision, bytes]):
     """
 
     def __init__(self, config: Config, acked: AckedOffsets, outside: Outside | None = None) -> None:
-        self._config = config
+        self._topic = config.topics.decisions
         self._acked = acked
-        self._outside = outside
+        self._producer = Prepared(
+            lambda: connected_producer(config, self._topic, "datastreamx-ad-push", outside or Outside())
+        )
+
+    def connect(self) -> None:
+        """Connect before the first item, so that it does not have to wait.
+
+        Raises:
+            MissingTopicError: The topic does not exist.
+            ConfigError: It has another number of partitions than configured.
+            RetryableError: No broker answers.
+        """
+        self._producer.prepare()
 
     def list_parts(self) -> list[str]:
         """One: a producer serves any number of partitions."""
         return [PART]
 
-    def build_part(self, step_id: str, for_part: str, resume_state: bytes | None) -> AdPushPartition:
-        """Connect.
+    def build_part(self, step_id: str, for_part: str, resume_state: bytes | None) -> AdPushPartition:  # noqa: ARG002  one part
+        """Begin to write; connects unless `connect` has done so, and raises the same.
 
         Raises:
             StateMismatchError: The snapshot belongs to another topic.
-            MissingTopicError: The topic does not exist.
-            ConfigError: It has another number of partitions than configured.
-            RetryableError: No broker answers.
         """
-        topic = self._config.topics.decisions
         if resume_state is not None:
-            for partition, offset in decode_acked(resume_state, topic).items():
+            for partition, offset in decode_acked(resume_state, self._topic).items():
                 self._acked.record(partition, offset)
-        producer = SettlingProducer(self._config.kafka, f"{step_id}.{for_part}", self._outside)
-        producer.require_topic(topic, self._config.events.partitions)
-        return AdPushPartition(producer, topic, self._acked)
+        return AdPushPartition(self._producer.take(), self._topic, self._acked)
 
 
 class AdPushPartition(StatefulSinkPartition[Decision, bytes]):

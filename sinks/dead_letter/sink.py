@@ -8,6 +8,7 @@ from datastreamx.config import Config
 from datastreamx.model.chunk import DeadLetter
 from sinks.dead_letter.writer import DeadLetterWriter
 from sinks.kafka.outside import Outside
+from sinks.kafka.prepared import Prepared
 
 PART = "dead-letters"
 
@@ -19,16 +20,19 @@ class DeadLetterSink(FixedPartitionedSink[DeadLetter, bytes | None]):
     """
 
     def __init__(self, config: Config, outside: Outside | None = None) -> None:
-        self._config = config
-        self._outside = outside
+        self._writer = Prepared(lambda: DeadLetterWriter(config, "datastreamx-dead-letters", outside))
+
+    def connect(self) -> None:
+        """Connect before the first item, so that it does not hold up the flow; raises what `DeadLetterWriter` does."""
+        self._writer.prepare()
 
     def list_parts(self) -> list[str]:
         """One: a producer serves any number of partitions."""
         return [PART]
 
     def build_part(self, step_id: str, for_part: str, resume_state: bytes | None) -> DeadLetterPartition:  # noqa: ARG002  there is no state
-        """Connect; raises what `DeadLetterWriter` does."""
-        return DeadLetterPartition(DeadLetterWriter(self._config, f"{step_id}.{for_part}", self._outside))
+        """Begin to write; connects unless `connect` has done so, and raises the same."""
+        return DeadLetterPartition(self._writer.take())
 
 
 class DeadLetterPartition(StatefulSinkPartition[DeadLetter, bytes | None]):

@@ -12,7 +12,8 @@ from datastreamx.model.keygroup import KeyGroup
 from datastreamx.wire.facts import FactBatch, encode_facts
 from sinks.facts.coalesce import Coalescer
 from sinks.kafka.outside import Outside
-from sinks.kafka.producer import SettlingProducer
+from sinks.kafka.prepared import Prepared
+from sinks.kafka.producer import SettlingProducer, connected_producer
 
 PART = "facts"
 
@@ -24,25 +25,27 @@ class FactsSink(FixedPartitionedSink[FactBatch, bytes | None]):
     """
 
     def __init__(self, config: Config, outside: Outside | None = None) -> None:
-        self._config = config
+        self._topic = config.topics.facts
         self._outside = outside or Outside()
+        self._producer = Prepared(lambda: connected_producer(config, self._topic, "datastreamx-facts", self._outside))
 
-    def list_parts(self) -> list[str]:
-        """One: a producer serves any number of partitions."""
-        return [PART]
-
-    def build_part(self, step_id: str, for_part: str, resume_state: bytes | None) -> FactsPartition:  # noqa: ARG002  there is no state
-        """Connect.
+    def connect(self) -> None:
+        """Connect before the first item, so that it does not have to wait.
 
         Raises:
             MissingTopicError: The topic does not exist.
             ConfigError: It has another number of partitions than configured.
             RetryableError: No broker answers.
         """
-        topic = self._config.topics.facts
-        producer = SettlingProducer(self._config.kafka, f"{step_id}.{for_part}", self._outside)
-        producer.require_topic(topic, self._config.events.partitions)
-        return FactsPartition(producer, topic, self._outside.clock)
+        self._producer.prepare()
+
+    def list_parts(self) -> list[str]:
+        """One: a producer serves any number of partitions."""
+        return [PART]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: bytes | None) -> FactsPartition:  # noqa: ARG002  there is no state
+        """Begin to write; connects unless `connect` has done so, and raises the same."""
+        return FactsPartition(self._producer.take(), self._topic, self._outside.clock)
 
 
 class FactsPartition(StatefulSinkPartition[FactBatch, bytes | None]):

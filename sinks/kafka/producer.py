@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
-from datastreamx.config import KafkaConfig
+from datastreamx.config import Config, KafkaConfig
 from datastreamx.errors import ConfigError, CrashError, MissingTopicError, RetryableError
 from datastreamx.kafka import Properties, producer_properties
 from datastreamx.log import get_logger
@@ -302,6 +302,13 @@ class SettlingProducer:
         for topic, count in self._acked.items():
             SINK_MESSAGES.labels(topic).inc(count)
         self._acked.clear()
+
+
+def connected_producer(config: Config, topic: str, client_id: str, outside: Outside) -> SettlingProducer:
+    """Producer for a topic that has the partitions of the events; raises what `require_topic` does."""
+    producer = SettlingProducer(config.kafka, client_id, outside)
+    producer.require_topic(topic, config.events.partitions)
+    return producer
 
 
 def _raise_if_hopeless(failure: _Failure) -> None:
