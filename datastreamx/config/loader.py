@@ -119,7 +119,7 @@ def _attempt(convert: Callable[[], object], path: str, problems: list[str]) -> o
 
 def _report_missing(hint: Any, path: str, problems: list[str]) -> None:
     what = "section" if _is_struct(_strip_optional(hint)) else "key"
-    problems.append(f"{path}: required {what} is missing; see `datastreamx validate --help` for an example")
+    problems.append(f"{path}: required {what} is missing; `datastreamx validate --example` shows one")
 
 
 def _strip_optional(hint: Any) -> Any:

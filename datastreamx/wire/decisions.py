@@ -46,6 +46,6 @@ def decode_decided(value: bytes) -> DecidedAuction:
 def _foreign(value: bytes, error: Exception) -> CrashError:
     # Without a look at the value: it may hold a raw box id, and errors end up in logs.
     return CrashError(
-        f"ad-decisions holds a record of {len(value)} bytes that is no decision: {error}; is another program writing, "
-        "or a newer release?"
+        f"the decision log holds a record of {len(value)} bytes that is no decision: {error}; is another program "
+        "writing, or a newer release?"
     )

@@ -11,6 +11,7 @@ from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 
 from datastreamx import metrics
+from datastreamx.errors import CrashError
 from datastreamx.model.auction import Decision
 from datastreamx.model.log import LogBatch
 from datastreamx.tables import AD_DECISIONS, BIDS, Row, record_batch
@@ -43,7 +44,10 @@ class DecisionsLogic(StatefulBatchLogic[LogBatch, DecisionBatch, bytes]):
         bids: list[Row] = []
         for batch in values:
             for offset, value in zip(batch.offsets, batch.values, strict=True):
-                decision = decode_decision(value)
+                try:
+                    decision = decode_decision(value)
+                except CrashError as error:
+                    raise CrashError(f"{batch.topic}[{batch.partition}] at offset {offset}: {error}") from None
                 if not self._firsts.is_first(decision.auction_id, decision.decided_ms):
                     metrics.WAREHOUSE_REPEATS_DROPPED.labels(AD_DECISIONS.name).inc()
                     continue

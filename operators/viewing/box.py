@@ -9,8 +9,8 @@ from __future__ import annotations
 import msgspec
 
 SEQ_WINDOW = 64
-"""How many sequence numbers up to the highest one are remembered, to tell a duplicate from a late arrival; as many as an
-integer of MessagePack has bits."""
+"""How many sequence numbers up to the highest one are remembered, to tell a duplicate from a late arrival: as many as
+an integer of MessagePack has bits."""
 _SEQ_MASK = (1 << SEQ_WINDOW) - 1
 
 NEVER_MS = -1

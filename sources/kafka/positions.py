@@ -77,7 +77,7 @@ def decode_positions(raw: bytes, layout: Layout) -> dict[PartitionId, int]:
     if snapshot.layout != layout:
         raise StateMismatchError(
             f"the recovery store was written for {_describe(snapshot.layout)}, but the configuration says "
-            f"{_describe(layout)}; change the configuration back, or re-shard the store"
+            f"{_describe(layout)}; change the configuration back"
         )
     positions = {
         (topic, partition): offset
