@@ -35,7 +35,6 @@ def configure_logging(*, json: bool, level: str = "info") -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=lambda *_: structlog.PrintLogger(cast("TextIO", _StandardError())),
-        cache_logger_on_first_use=True,
     )
 
 

@@ -312,7 +312,7 @@ def test_streams_that_expired_before_their_flush_stop_the_resume(server: LocalBi
     load(loader, 0, 20)
     state = loader.snapshot()
     server.expire_write_streams()
-    with pytest.raises(CrashError, match="Load the range again from Kafka"):
+    with pytest.raises(CrashError, match="load the range again from Kafka"):
         loading.start(state).close()
 
 

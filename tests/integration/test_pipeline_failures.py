@@ -85,7 +85,7 @@ def heartbeats(count: int, partitions: int) -> list[Record]:
     return [(n % partitions, event.box_id.encode(), encode_event(event)) for n, event in enumerate(events)]
 
 
-@pytest.mark.parametrize(("name", "topic"), [("ads", "events"), ("warehouse", "facts")])
+@pytest.mark.parametrize(("name", "topic"), [("ads", "decisions"), ("warehouse", "facts")])
 def test_missing_topic_is_named_with_the_command_that_makes_it(pipeline: Pipeline, name: FlowName, topic: str) -> None:
     apply_tables(pipeline.client, pipeline.config.bigquery)
     code, error = last_words(pipeline, name)
@@ -143,10 +143,9 @@ def test_table_without_partitioning_is_refused_with_a_remedy(pipeline: Pipeline)
     [
         ("groups_per_partition = 2", "groups_per_partition = 3", "ads", ("2 key groups", "3 key groups")),
         ("groups_per_partition = 2", "groups_per_partition = 3", "warehouse", ("2 key groups", "3 key groups")),
-        ("\npartitions = 4", "\npartitions = 8", "ads", ("with 4 partitions", "with 8 partitions")),
         ("stores = 2", "stores = 3", "ads", ("has 2 files", "recovery.stores says 3", "set it back to 2")),
     ],
-    ids=["ads-groups", "warehouse-groups", "ads-partitions", "ads-stores"],
+    ids=["ads-groups", "warehouse-groups", "ads-stores"],
 )
 def test_store_of_another_configuration_is_refused(
     stopped: Pipeline, old: str, new: str, name: FlowName, told: tuple[str, ...]
@@ -155,6 +154,13 @@ def test_store_of_another_configuration_is_refused(
         code, error = last_words(stopped, name)
     assert code == Exit.FAILED
     assert [words for words in (*told, "back") if words not in error] == []
+
+
+def test_other_number_of_partitions_is_refused(stopped: Pipeline) -> None:
+    with edited(stopped, "\npartitions = 4", "\npartitions = 8"):
+        code, error = last_words(stopped, "ads")
+    assert code == Exit.CONFIG
+    assert "it has 4 partitions, events.partitions is 8; they must agree for ever" in error
 
 
 def test_damaged_store_is_refused_with_its_place(stopped: Pipeline, tmp_path: Path) -> None:
