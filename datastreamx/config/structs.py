@@ -107,6 +107,9 @@ class AuctionConfig(_Section, frozen=True, kw_only=True):
         push_reserve_ms: Kept back from the deadline for the way of the push to the box.
         min_call_ms: With less time left nobody is called.
         capacity: Auctions in flight per process; when full, opportunities are shed with a code.
+        concurrency: Auctions of a process that may be asking at a time; the others of `capacity` wait for their turn,
+            which costs them time before the deadline but no aggregator's. Without it the burst after a restart keeps
+            the event loop from the replies, and all of them time out.
         floor_micros: Lowest acceptable price (CPM), in millionths of `currency`.
         currency: The only currency compared; bids in another are refused with a code.
         max_response_bytes: Larger replies are cut off with a code.
@@ -116,6 +119,7 @@ class AuctionConfig(_Section, frozen=True, kw_only=True):
     push_reserve_ms: Millis = 300
     min_call_ms: PositiveMillis = 30
     capacity: Positive = 2_000
+    concurrency: Positive = 64
     floor_micros: Annotated[int, Meta(ge=0)] = 0
     currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}$")] = "USD"
     max_response_bytes: Positive = 262_144

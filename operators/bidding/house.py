@@ -60,6 +60,7 @@ class AuctionHouse:
         self._thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
+        self._turns = asyncio.Semaphore(config.concurrency)
 
     @property
     def aggregators(self) -> tuple[str, ...]:
@@ -123,7 +124,8 @@ class AuctionHouse:
 
     async def _run(self, key: str, auction: InFlight, handed_over_ns: int, session: aiohttp.ClientSession) -> None:
         try:
-            decision = await self._auction(auction, handed_over_ns, session)
+            async with self._turns:
+                decision = await self._auction(auction, handed_over_ns, session)
         except Exception as error:  # noqa: BLE001 - carried to the worker's thread, where it stops the flow
             self._fault = error
         else:

@@ -188,6 +188,16 @@ def test_full_house_sheds_with_a_code(make_ports: Any) -> None:
     assert sorted(decision.status for decision in decisions) == ["shed", "shed", "won", "won", "won"]
 
 
+def test_auctions_take_turns_and_waiting_costs_no_aggregator_its_time(make_ports: Any) -> None:
+    """Two at a time at an aggregator that is silent: each waits for its turn, and still gets all of its own time."""
+    config = AuctionConfig(timeout_ms=60, push_reserve_ms=100, concurrency=2)
+    decisions = run_logic(BiddingLogic(make_ports("/silent", config=config), None), [fresh(n) for n in range(6)])
+    assert [codes(decision) for decision in decisions] == [["timeout"]] * 6
+    assert [decision.outcomes[0].tmax_ms for decision in decisions] == [60] * 6
+    begun_ms = sorted(d.decided_ms - (d.auction_us or 0) // 1000 for d in decisions)
+    assert begun_ms[4] >= min(decision.decided_ms for decision in decisions)
+
+
 def test_place_is_free_again_after_the_decision(make_ports: Any) -> None:
     config = AuctionConfig(timeout_ms=200, push_reserve_ms=100, capacity=1)
     logic = BiddingLogic(make_ports("/bid", config=config), None)

@@ -111,7 +111,7 @@ def machine(config: Config) -> list[Finding]:
     return [
         _writable(directory, existing),
         report.disk(str(directory), shutil.disk_usage(existing).free),
-        report.open_files(limit, config.auction.capacity, len(config.aggregators)),
+        report.open_files(limit, config.auction.concurrency, len(config.aggregators)),
     ]
 
 

@@ -90,17 +90,17 @@ def clock_ahead_ms(sent_ms: int, received_ms: int, server_ms: int) -> int:
     return min(0, received_ms - server_ms)
 
 
-def open_files(limit: int, capacity: int, aggregators: int) -> Finding:
+def open_files(limit: int, concurrency: int, aggregators: int) -> Finding:
     """Whether as many connections may be open as auctions may need."""
-    needed = capacity * aggregators + OTHER_FILES
+    needed = concurrency * aggregators + OTHER_FILES
     detail = f"{limit:,} open files allowed, up to {needed:,} needed"
     if limit >= needed:
         return Finding(what="Open files", state="ok", detail=detail)
     return Finding(
         what="Open files",
         state="warn",
-        detail=f"{detail} (auction.capacity for {plural(aggregators, 'aggregator')})",
-        remedy=f"raise the limit (ulimit -n {needed}) or lower auction.capacity",
+        detail=f"{detail} (auction.concurrency for {plural(aggregators, 'aggregator')})",
+        remedy=f"raise the limit (ulimit -n {needed}) or lower auction.concurrency",
     )
 
 
