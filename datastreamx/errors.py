@@ -12,15 +12,7 @@ class DatastreamXError(Exception):
 
 
 class RetryableError(DatastreamXError):
-    """The outside world is unwell; the same call may succeed later.
-
-    Attributes:
-        retry_after_s: How long the caller should wait at least, in seconds; `None` leaves it to the back-off.
-    """
-
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
+    """The outside world is unwell; the same call may succeed later."""
 
 
 class DeadLetterError(DatastreamXError):

@@ -58,14 +58,9 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 class DecodedChunk(msgspec.Struct, frozen=True):
-    """A chunk after decoding: what is usable, in log order, and what is not.
-
-    Attributes:
-        end_offset: Offset of the last record of the chunk, usable or not.
-    """
+    """A chunk after decoding: what is usable, in log order, and what is not."""
 
     partition: int
     group: int
-    end_offset: int
     records: list[Record]
     dead_letters: list[DeadLetter]

@@ -26,7 +26,7 @@ def decode_chunk(chunk: Chunk, topic: str, max_clock_skew_ms: int) -> DecodedChu
             )
         else:
             records.append(Record(offset, timestamp_ms, event))
-    return DecodedChunk(chunk.partition, chunk.group, chunk.offsets[-1], records, dead_letters)
+    return DecodedChunk(chunk.partition, chunk.group, records, dead_letters)
 
 
 def _decode(timestamp_ms: int, key: bytes | None, value: bytes | None, max_clock_skew_ms: int) -> BoxEvent:
