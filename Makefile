@@ -13,7 +13,7 @@ tour: ## Show this tour
 	@echo "DatastreamX: make TARGET, where TARGET is one of"
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(INSTALLED) ## Run everything on this machine: boxes, aggregators, broker, BigQuery, both flows
+demo: $(INSTALLED) ## Run everything on this machine: boxes, aggregators, broker, BigQuery, all flows
 	@$(BIN)/datastreamx demo $(ARGS)
 
 test: $(INSTALLED) ## Run all tests that need nothing but Python (under 10 minutes)

@@ -26,7 +26,7 @@ class HttpCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HttpReply(msgspec.Struct, frozen=True, kw_only=True):
-    """What came back: headers with lower-case names, body decoded and within the size limit."""
+    """What came back: headers, to be asked for by lower-case names; body decoded and within the size limit."""
 
     status: int
     headers: Mapping[str, str] = {}
@@ -34,10 +34,10 @@ class HttpReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplyError(Exception):
-    """The reply is not what the dialect promises.
+    """The reply, or one bid in it, is not what the dialect promises.
 
     Attributes:
-        code: The outcome that the aggregator gets in this auction.
+        code: The outcome that the aggregator, or the bid, gets in this auction.
         detail: What is wrong, for a human.
     """
 
@@ -47,15 +47,30 @@ class ReplyError(Exception):
         self.detail = detail
 
 
+class Answer(msgspec.Struct, frozen=True):
+    """What a reply says.
+
+    Attributes:
+        bids: Usable bids in the order of the reply; empty for an honest no-bid.
+        no_bid_reason: OpenRTB `nbr`, if the aggregator gave a reason for offering nothing.
+        refused: Flawed bids beside usable ones, one error each. If all are flawed, the first error is raised instead.
+    """
+
+    bids: tuple[Bid, ...] = ()
+    no_bid_reason: int | None = None
+    refused: tuple[ReplyError, ...] = ()
+
+
 class Adapter(Protocol):
     """Translates between an opportunity and one aggregator's dialect. Pure: no I/O, no clock, no randomness."""
 
     def make_requests(self, request: BidRequest) -> list[HttpCall]:
         """Calls to make for an opportunity; usually one, none if this aggregator cannot serve it."""
 
-    def make_bids(self, call: HttpCall, reply: HttpReply) -> list[Bid]:
-        """Bids in a reply to `call`; empty for an honest no-bid.
+    def make_bids(self, call: HttpCall, reply: HttpReply) -> Answer:
+        """What the reply to `call` offers.
 
         Raises:
-            ReplyError: The reply breaks the dialect. Any other exception counts as the same with code ERROR.
+            ReplyError: The reply breaks the dialect, or none of its bids is usable. Any other exception counts as the
+                same with code ERROR.
         """

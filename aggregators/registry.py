@@ -8,6 +8,7 @@ from aggregators.contract import Adapter
 from aggregators.openrtb.adapter import build_openrtb
 from aggregators.options import suggestion
 from aggregators.simple.adapter import build_simple
+from aggregators.vasttag.adapter import build_vasttag
 from datastreamx.config import AggregatorConfig
 from datastreamx.errors import ConfigError
 
@@ -17,6 +18,7 @@ AdapterFactory = Callable[[AggregatorConfig], Adapter]
 ADAPTERS: dict[str, AdapterFactory] = {
     "openrtb": build_openrtb,
     "simple": build_simple,
+    "vasttag": build_vasttag,
 }
 
 

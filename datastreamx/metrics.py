@@ -41,6 +41,24 @@ AGGREGATOR_OUTCOMES = Counter(
 AGGREGATOR_LATENCY = Histogram(
     "datastreamx_aggregator_latency_seconds", "From sending to last byte or failure", ["aggregator"], buckets=_SECONDS
 )
+AGGREGATOR_IN_FLIGHT = Gauge("datastreamx_aggregator_in_flight", "Calls under way, late ones included", ["aggregator"])
+AGGREGATOR_HEALTH = Gauge("datastreamx_aggregator_health", "Share of good calls lately, 0 to 1", ["aggregator"])
+AGGREGATOR_ADMITTED = Gauge(
+    "datastreamx_aggregator_admitted", "Share of calls that the throttle lets through, 0.1 to 1", ["aggregator"]
+)
+AGGREGATOR_TIMEOUT = Gauge("datastreamx_aggregator_timeout_seconds", "Time that it is given now", ["aggregator"])
+AGGREGATOR_CONNECTIONS = Counter(
+    "datastreamx_aggregator_connections_total", "Connections opened for calls", ["aggregator"]
+)
+AGGREGATOR_LATE = Counter(
+    "datastreamx_aggregator_late_total",
+    "Answers after the deadline: bid, would_have_won, no_bid",
+    ["aggregator", "answer"],
+)
+NOTICES = Counter(
+    "datastreamx_notices_total", "Notices that ended: delivered, or why not", ["aggregator", "event", "result"]
+)
+RATES_AGE = Gauge("datastreamx_rates_age_seconds", "Age of the exchange rates in use")
 AUCTION_LATENCY = Histogram("datastreamx_auction_latency_seconds", "From first call to decision", buckets=_SECONDS)
 
 SINK_MESSAGES = Counter("datastreamx_sink_messages_total", "Messages acknowledged by the broker", ["topic"])

@@ -142,7 +142,7 @@ VIEWING_SESSIONS = Table(
 
 AD_DECISIONS = Table(
     name="ad_decisions",
-    version=1,
+    version=2,
     description="One row per opportunity: its context, who could be called, and what was decided.",
     columns=(
         Column("decided_time", Kind.TIMESTAMP, "When it was decided", required=True),
@@ -158,10 +158,10 @@ AD_DECISIONS = Table(
         Column("last_ad_id", Kind.STRING, "Ad displayed last"),
         Column("break_id", Kind.STRING, "Ad break, if one was the trigger"),
         Column("slot_ms", Kind.INT64, "Length of the slot", required=True),
-        Column("push_id", Kind.STRING, "Push that carried the winner"),
-        Column("aggregator", Kind.STRING, "Aggregator that won"),
-        Column("ad_id", Kind.STRING, "Ad that won"),
-        Column("price_micros", Kind.INT64, "Winning price (CPM) in millionths of the currency"),
+        Column("push_id", Kind.STRING, "Push that carried the winner; with several ads that of the first"),
+        Column("aggregator", Kind.STRING, "Aggregator that won; with several ads that of the first"),
+        Column("ad_id", Kind.STRING, "Ad that won; with several ads the first"),
+        Column("price_micros", Kind.INT64, "Winning price (CPM) in millionths of the currency, of all ads together"),
         Column("currency", Kind.STRING, "Currency of the price"),
         Column("policy", Kind.STRING, "Policy that chose whom to call", required=True),
         Column("model_version", Kind.STRING, "Model behind the policy"),
@@ -169,6 +169,10 @@ AD_DECISIONS = Table(
         Column("queue_us", Kind.INT64, "From hand-over to the first call, microseconds"),
         Column("auction_us", Kind.INT64, "From the first call to the decision, microseconds"),
         *_LOG_POSITION,
+        Column("explored", Kind.BOOL, "Of the share in which everyone is called, whatever the policy", since=2),
+        Column("history_allowed", Kind.BOOL, "Whether consent lets viewing history leave the house", since=2),
+        Column("ads", Kind.INT64, "Number of ads that won", since=2),
+        Column("break_ads", Kind.STRING, "JSON: every ad of a break of several, in order; else null", since=2),
     ),
     partition_by="decided_time",
     cluster_by=("status", "aggregator", "channel_id"),
@@ -177,7 +181,7 @@ AD_DECISIONS = Table(
 
 BIDS = Table(
     name="bids",
-    version=1,
+    version=2,
     description="One row per auction and aggregator, with exactly one outcome code, called or not.",
     columns=(
         Column("decided_time", Kind.TIMESTAMP, "When the auction was decided", required=True),
@@ -193,15 +197,49 @@ BIDS = Table(
         Column("latency_us", Kind.INT64, "From sending to last byte or failure, microseconds"),
         Column("http_status", Kind.INT64, "Status of the reply"),
         Column("response_bytes", Kind.INT64, "Size of the reply, decoded"),
-        Column("bid_id", Kind.STRING, "The aggregator's id of its bid"),
+        Column("bid_id", Kind.STRING, "The aggregator's id of its best bid"),
         Column("price_micros", Kind.INT64, "Price (CPM) in millionths of the currency"),
         Column("currency", Kind.STRING, "Currency of the price"),
         Column("ad_id", Kind.STRING, "Ad that was offered"),
         Column("detail", Kind.STRING, "Why, for a human"),
         *_LOG_POSITION,
+        Column("queue_us", Kind.INT64, "From the auction's hand-over to this call, microseconds", since=2),
+        Column("dns_us", Kind.INT64, "Time to resolve the host, if a connection was opened", since=2),
+        Column("connect_us", Kind.INT64, "Time to connect, TLS included, if a connection was opened", since=2),
+        Column("first_byte_us", Kind.INT64, "From sending to the head of the reply", since=2),
+        Column("connection_reused", Kind.BOOL, "Whether the call found an open connection", since=2),
+        Column("bids", Kind.INT64, "Bids in the reply", since=2),
+        Column("ads_won", Kind.INT64, "How many of them won", since=2),
+        Column("offered_micros", Kind.INT64, "The price as offered, in millionths of offered_currency", since=2),
+        Column("offered_currency", Kind.STRING, "Currency of the offer", since=2),
+        Column("rate_id", Kind.STRING, "Exchange rates that converted it, null if none were needed", since=2),
+        Column("floor_micros", Kind.INT64, "Lowest price acceptable from this aggregator here", since=2),
+        Column("advertiser_domain", Kind.STRING, "Whose ad was offered", since=2),
+        Column("no_bid_reason", Kind.INT64, "OpenRTB nbr, if told", since=2),
+        Column("notices", Kind.STRING, "Notices that its bids asked for, e.g. win,billing", since=2),
     ),
     partition_by="decided_time",
     cluster_by=("aggregator", "outcome", "channel_id"),
+    key=("auction_id", "aggregator"),
+)
+
+LATE_BIDS = Table(
+    name="late_bids",
+    version=1,
+    description="One row per answer that came after its auction was closed: read for its lesson, never awarded.",
+    columns=(
+        Column("decided_time", Kind.TIMESTAMP, "When its auction was decided", required=True),
+        Column("auction_id", Kind.STRING, "Id of the opportunity", required=True),
+        Column("aggregator", Kind.STRING, "Configured name of the aggregator", required=True),
+        Column("channel_id", Kind.STRING, "Channel being viewed", required=True),
+        Column("latency_us", Kind.INT64, "From sending to the last byte, microseconds", required=True),
+        Column("price_micros", Kind.INT64, "Best valid price (CPM) in millionths of auction.currency, null: no bid"),
+        Column("would_have_won", Kind.BOOL, "Whether in time it would have won", required=True),
+        Column("log_partition", Kind.INT64, "Kafka partition of the decision that it travelled with", required=True),
+        Column("log_offset", Kind.INT64, "Kafka offset of that decision", required=True),
+    ),
+    partition_by="decided_time",
+    cluster_by=("aggregator", "channel_id"),
     key=("auction_id", "aggregator"),
 )
 
@@ -244,7 +282,7 @@ MINUTE_ROLLUPS = Table(
         Column("late_events", Kind.INT64, "Events that came too late", required=True),
         Column("tunes", Kind.INT64, "Channel changes", required=True),
         Column("opportunities", Kind.INT64, "Opportunities decided", required=True),
-        Column("wins", Kind.INT64, "Auctions won", required=True),
+        Column("wins", Kind.INT64, "Ads that won", required=True),
         Column("calls", Kind.INT64, "Requests to the aggregator", required=True),
         Column("bids", Kind.INT64, "Calls that it answered with a bid", required=True),
         Column("timeouts", Kind.INT64, "Calls that it did not answer in time", required=True),
@@ -259,7 +297,7 @@ MINUTE_ROLLUPS = Table(
 
 FACT_TABLES: dict[str, Table] = {t.name: t for t in (BOX_EVENTS, VIEWING_SESSIONS)}
 TABLES: dict[str, Table] = {
-    t.name: t for t in (BOX_EVENTS, VIEWING_SESSIONS, AD_DECISIONS, BIDS, IMPRESSIONS, MINUTE_ROLLUPS)
+    t.name: t for t in (BOX_EVENTS, VIEWING_SESSIONS, AD_DECISIONS, BIDS, LATE_BIDS, IMPRESSIONS, MINUTE_ROLLUPS)
 }
 
 

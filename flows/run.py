@@ -24,10 +24,11 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 
 from datastreamx.config import Config
 from datastreamx.errors import CrashError, DatastreamXError, StateMismatchError
+from datastreamx.interpreter import spare_garbage_collection
 from datastreamx.log import get_logger
 from datastreamx.metrics import serve_metrics
 
-FlowName = Literal["ads", "warehouse"]
+FlowName = Literal["ads", "warehouse", "notices"]
 
 _log = get_logger("run")
 
@@ -49,7 +50,18 @@ def _warehouse(config: Config, stop: threading.Event, _: ExitStack) -> Dataflow:
     return build(config, live_warehouse_ports(config, stop))
 
 
-_OPEN: dict[FlowName, Callable[[Config, threading.Event, ExitStack], Dataflow]] = {"ads": _ads, "warehouse": _warehouse}
+def _notices(config: Config, stop: threading.Event, resources: ExitStack) -> Dataflow:
+    from flows.notices import build  # noqa: PLC0415 - see above
+    from flows.ports.notices import live_notices_ports  # noqa: PLC0415
+
+    return build(config, live_notices_ports(config, stop, resources))
+
+
+_OPEN: dict[FlowName, Callable[[Config, threading.Event, ExitStack], Dataflow]] = {
+    "ads": _ads,
+    "warehouse": _warehouse,
+    "notices": _notices,
+}
 """How to check and build each flow; what has to be closed after it goes onto the stack."""
 
 
@@ -72,6 +84,7 @@ def run_flow(name: FlowName, config: Config) -> None:
             server, _ = serve_metrics(config.metrics.host, config.metrics.port)
             resources.callback(server.shutdown)
             _log.info("metrics", address=f"http://{config.metrics.host}:{server.server_port}/metrics")
+        spare_garbage_collection()
         _log.info("flow.starting", flow=name, store=str(recovery.db_dir))
         try:
             cli_main(flow, epoch_interval=timedelta(milliseconds=config.recovery.epoch_ms), recovery_config=recovery)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from datastreamx.config import Config, parse_config
-from datastreamx.model.auction import Opportunity
+from datastreamx.model.auction import AggregatorOutcome, Decision, Opportunity, Outcome, WinningAd
 from datastreamx.model.chunk import Chunk, Record
-from datastreamx.model.events import AdBreak, AdShown, BoxEvent, Heartbeat, Power, Tune
+from datastreamx.model.events import AdBreak, AdShown, BoxEvent, Consent, Heartbeat, Power, Tune
+from datastreamx.model.identity import push_id
 from datastreamx.model.keygroup import KeyGroup
 from datastreamx.wire.events import encode_event
 
@@ -31,8 +32,10 @@ def config(extra: str = "") -> Config:
     return parse_config(CONFIG_TEXT + extra)
 
 
-def tune(at_ms: int, channel: str = "ch1", *, box: str = "stb-1", seq: int | None = None) -> Tune:
-    return Tune(channel_id=channel, **_common(at_ms, box, seq))
+def tune(
+    at_ms: int, channel: str = "ch1", *, box: str = "stb-1", seq: int | None = None, consent: Consent | None = None
+) -> Tune:
+    return Tune(channel_id=channel, consent=consent, **_common(at_ms, box, seq))
 
 
 def shown(at_ms: int, ad: str = "ad-1", *, box: str = "stb-1", seq: int | None = None) -> AdShown:
@@ -47,9 +50,11 @@ def power(at_ms: int, state: Any, *, box: str = "stb-1", seq: int | None = None)
     return Power(state=state, **_common(at_ms, box, seq))
 
 
-def ad_break(at_ms: int, channel: str = "ch1", *, box: str = "stb-1", seq: int | None = None) -> AdBreak:
-    common = _common(at_ms, box, seq)
-    return AdBreak(break_id="break-1", channel_id=channel, starts_in_ms=0, duration_ms=30_000, **common)
+def ad_break(
+    at_ms: int, channel: str = "ch1", *, box: str = "stb-1", seq: int | None = None, consent: Consent | None = None
+) -> AdBreak:
+    fields: dict[str, Any] = {"starts_in_ms": 0, "duration_ms": 30_000, "consent": consent}
+    return AdBreak(break_id="break-1", channel_id=channel, **fields, **_common(at_ms, box, seq))
 
 
 def records(*events: BoxEvent, first_offset: int = 0, lag_ms: int = 7) -> list[Record]:
@@ -86,6 +91,41 @@ def opportunity(**changes: Any) -> Opportunity:
         "last_ad_id": "ad-0",
     }
     return Opportunity(**{**fields, **changes})
+
+
+def outcome(aggregator: str = "alpha", code: Outcome = Outcome.NO_BID, **changes: Any) -> AggregatorOutcome:
+    """What an aggregator that was called did, unless `changes` say otherwise."""
+    fields: dict[str, Any] = {"aggregator": aggregator, "code": code, "called": True, "propensity": 1.0}
+    return AggregatorOutcome(**{**fields, **changes})
+
+
+def winning_ad(auction_id: str = "a" * 32, place: int = 0, **changes: Any) -> WinningAd:
+    """The ad at this place of a break, or the only one."""
+    fields: dict[str, Any] = {
+        "push_id": push_id(auction_id, place),
+        "aggregator": "alpha",
+        "bid_id": f"bid-{place}",
+        "ad_id": "ad-1",
+        "price_micros": 2_500_000,
+        "currency": "USD",
+    }
+    return WinningAd(**{**fields, **changes})
+
+
+def decision(
+    *outcomes: AggregatorOutcome, ads: tuple[WinningAd, ...] = (), decided_ms: int = T0 + 100, **changes: Any
+) -> Decision:
+    """Decision about `opportunity()`: won if there are ads."""
+    told = opportunity()
+    fields: dict[str, Any] = {
+        **{name: getattr(told, name) for name in told.__struct_fields__ if name in Decision.__struct_fields__},
+        "decided_ms": decided_ms,
+        "status": "won" if ads else "no_bid",
+        "push_id": ads[0].push_id if ads else None,
+        "ads": ads,
+        "outcomes": outcomes,
+    }
+    return Decision(**{**fields, **changes})
 
 
 KEY_GROUP = KeyGroup(0, 0)

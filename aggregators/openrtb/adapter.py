@@ -6,9 +6,9 @@ from decimal import Decimal
 
 import msgspec
 
-from aggregators.contract import Adapter, HttpCall, HttpReply, ReplyError
+from aggregators.contract import Adapter, Answer, HttpCall, HttpReply, ReplyError
 from aggregators.money import decimal_text, micros_of
-from aggregators.openrtb.creative import creative_of
+from aggregators.openrtb.creative import creative_of, expand_known
 from aggregators.openrtb.messages import (
     App,
     BidMessage,
@@ -18,6 +18,7 @@ from aggregators.openrtb.messages import (
     Content,
     Data,
     Device,
+    DurationFloor,
     Geo,
     Imp,
     Network,
@@ -32,14 +33,15 @@ from aggregators.openrtb.messages import (
     User,
     Video,
 )
+from aggregators.openrtb.objections import Asked, Objections
 from aggregators.openrtb.options import OpenRtbOptions, split
 from aggregators.options import read_options
-from aggregators.replies import decode, has_answer
+from aggregators.replies import decode, decode_body, domain_of, gather, has_answer, notice_urls
 from datastreamx.config import AggregatorConfig
+from datastreamx.errors import ConfigError
 from datastreamx.model.auction import Bid, BidRequest, Outcome
+from datastreamx.model.events import Consent
 
-MAX_BIDS = 64
-MAX_DOMAIN_CHARS = 253
 IMP_ID = "1"
 
 _FIRST_PRICE = 1
@@ -52,18 +54,7 @@ _DEFAULT_CURRENCY = "USD"
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
 _RESPONSE = msgspec.json.Decoder(BidResponse)
 _BID = msgspec.json.Decoder(BidMessage)
-
-
-class _AskedImp(msgspec.Struct, frozen=True):
-    id: str
-
-
-class _Asked(msgspec.Struct, frozen=True):
-    id: str
-    imp: list[_AskedImp]
-
-
-_ASKED = msgspec.json.Decoder(_Asked)
+_ASKED = msgspec.json.Decoder(Asked)
 
 
 class OpenRtbAdapter:
@@ -73,13 +64,19 @@ class OpenRtbAdapter:
         self._url = url
         self._options = options
         self._device = _device(options)
-        self._regs = _regs(options)
+        self._regs = Regs(coppa=options.coppa, gdpr=options.gdpr, us_privacy=options.us_privacy)
         self._network = _network(options)
         self._publisher = Publisher(id=options.publisher_id, name=options.publisher_name)
         self._mimes = split(options.mimes) or ()
+        self._playable = frozenset(mime.lower() for mime in self._mimes)
         self._protocols = tuple(int(number) for number in options.protocols.split(","))
         self._blocked_categories = split(options.blocked_categories)
-        self._blocked_advertisers = split(options.blocked_advertisers)
+        self._blocked_advertisers = tuple(domain.lower() for domain in split(options.blocked_advertisers) or ())
+        self._duration_floors = _duration_floors(options.duration_floors)
+        self._floor_per_second = None if options.floor_per_second is None else Decimal(options.floor_per_second)
+        self._objections = Objections(
+            options, frozenset(self._blocked_advertisers), self._blocked_categories or (), self._duration_floors
+        )
 
     def make_requests(self, request: BidRequest) -> list[HttpCall]:
         """One call; none when the slot is shorter than the shortest creative."""
@@ -92,75 +89,105 @@ class OpenRtbAdapter:
             tmax=request.tmax_ms,
             cur=(request.currency,),
             app=self._app(request),
-            device=self._device,
-            user=self._user(request),
+            device=self._device_of(request.consent),
+            user=_user(request),
             source=self._source(request),
-            regs=self._regs,
+            regs=self._regs_of(request.consent),
             bcat=self._blocked_categories,
             cattax=self._options.category_taxonomy,
-            badv=self._blocked_advertisers,
+            # In one order whatever the order of the configuration, and each domain once.
+            badv=tuple(sorted({*self._blocked_advertisers, *map(str.lower, request.blocked_advertisers)})) or None,
             test=1 if self._options.test else None,
-            ext=RequestExt(stb=self._stb(request)),
+            ext=RequestExt(stb=_stb(request)),
         )
         headers = {"content-type": "application/json", "accept": "application/json", "x-openrtb-version": "2.6"}
         return [HttpCall(method="POST", url=self._url, headers=headers, body=_ENCODER.encode(message))]
 
-    def make_bids(self, call: HttpCall, reply: HttpReply) -> list[Bid]:
+    def make_bids(self, call: HttpCall, reply: HttpReply) -> Answer:
         """Every usable bid of all seats.
-
-        One flawed bid does not spoil the others of an exchange that answers for many buyers; only when bids were
-        offered and none is usable the reply is an error, that of the first.
 
         Raises:
             ReplyError: See `aggregators.contract.Adapter`.
         """
         if not has_answer(reply):
-            return []
-        response = decode(_RESPONSE, reply.body)
+            return Answer()
+        response = decode_body(_RESPONSE, reply.body)
         offers = [(seat.seat or "", bid) for seat in response.seatbid or () for bid in seat.bid or ()]
         if not offers:
-            return []
-        if len(offers) > MAX_BIDS:
-            raise _invalid(f"{len(offers)} bids, at most {MAX_BIDS} are read")
+            return Answer(no_bid_reason=response.nbr)
         asked = _ASKED.decode(call.body or b"")
         if response.id != asked.id:
             raise _invalid(f"answers {(response.id or '')[:40]!r}, asked was {asked.id!r}")
-        imp_ids = {imp.id for imp in asked.imp}
-        bids: list[Bid] = []
-        first_error: ReplyError | None = None
-        for seat, offer in offers:
-            try:
-                bids.append(_read_bid(offer, seat, asked.id, imp_ids, response.cur or _DEFAULT_CURRENCY))
-            except ReplyError as error:
-                first_error = first_error or error
-        if not bids and first_error is not None:
-            raise first_error
-        return bids
+        currency = response.cur or _DEFAULT_CURRENCY
+        return gather(offers, lambda _, offer: self._bid(offer[1], offer[0], asked, currency))
+
+    def _bid(self, offer: msgspec.Raw, seat: str, asked: Asked, currency: str) -> Bid:
+        bid = decode(_BID, offer)
+        if all(bid.impid != imp.id for imp in asked.imp):
+            raise _invalid(f"impid {bid.impid[:40]!r} was not asked for")
+        price_micros = micros_of(bytes(bid.price))
+        places = {"IMP_ID": bid.impid, "SEAT_ID": seat, "AD_ID": bid.adid or ""}
+        macros = {
+            **places,
+            "ID": asked.id,
+            "BID_ID": bid.id,
+            "PRICE": decimal_text(price_micros),
+            "CURRENCY": currency,
+        }
+        creative = creative_of(bid, macros, self._playable)
+        duration_ms = creative.duration_ms or (bid.dur * 1_000 if bid.dur else None)
+        self._objections.raise_any(bid, asked, price_micros, currency, duration_ms)
+        return Bid(
+            bid_id=bid.id,
+            price_micros=price_micros,
+            currency=currency,
+            ad_id=creative.ad_id,
+            creative_url=creative.url,
+            creative_hosts=creative.hosts,
+            duration_ms=duration_ms,
+            advertiser_domain=domain_of(bid.adomain[0]) if bid.adomain else None,
+            notices=notice_urls(
+                # Only the macros that nobody else knows the value of. Price and loss are known when the notice is sent.
+                win=None if creative.is_served_by_nurl else expand_known(bid.nurl, places),
+                loss=expand_known(bid.lurl, places),
+                billing=expand_known(bid.burl, places),
+            ),
+        )
 
     def _imp(self, request: BidRequest) -> Imp:
         options = self._options
-        video = Video(
+        has_floor = request.floor_micros > 0
+        return Imp(
+            id=IMP_ID,
+            video=self._video(request),
+            tagid=options.tag_id,
+            bidfloor=Decimal(decimal_text(request.floor_micros)) if has_floor else None,
+            bidfloorcur=request.currency if has_floor or self._duration_floors or self._floor_per_second else None,
+            secure=1,
+            ssai=options.ssai,
+            exp=options.expiry_s,
+            dt=request.opportunity_ms,
+        )
+
+    def _video(self, request: BidRequest) -> Video:
+        options = self._options
+        slot_s = request.slot_ms // 1_000
+        is_pod = request.max_ads > 1
+        return Video(
             mimes=self._mimes,
             minduration=options.min_duration_s,
-            maxduration=request.slot_ms // 1_000,
+            maxduration=min(slot_s, options.max_duration_s or slot_s),
             protocols=self._protocols,
             w=options.width_px,
             h=options.height_px,
             startdelay=_MID_ROLL,
-            podid=request.break_id,
+            maxseq=request.max_ads if is_pod else None,
+            poddur=slot_s if is_pod else None,
+            podid=request.break_id or (IMP_ID if is_pod else None),
+            mincpmpersec=self._floor_per_second if is_pod else None,
+            durfloors=self._duration_floors or None,
             plcmt=_INSTREAM,
             linearity=_LINEAR,
-        )
-        has_floor = request.floor_micros > 0
-        return Imp(
-            id=IMP_ID,
-            video=video,
-            tagid=options.tag_id,
-            bidfloor=Decimal(decimal_text(request.floor_micros)) if has_floor else None,
-            bidfloorcur=request.currency if has_floor else None,
-            secure=1,
-            ssai=options.ssai,
-            dt=request.opportunity_ms,
         )
 
     def _app(self, request: BidRequest) -> App:
@@ -178,16 +205,23 @@ class OpenRtbAdapter:
             content=content,
         )
 
-    def _user(self, request: BidRequest) -> User:
-        stb = self._stb(request)
-        history = (("prev_channel", stb.prev_channel), ("last_ad", stb.last_ad))
-        segments = tuple(Segment(name=name, value=value) for name, value in history if value is not None)
-        return User(id=request.box_key, data=(Data(name="stb", segment=segments),) if segments else None)
+    def _device_of(self, consent: Consent | None) -> Device:
+        if consent is None or consent.lmt is None:
+            return self._device
+        return msgspec.structs.replace(self._device, lmt=consent.lmt)
 
-    def _stb(self, request: BidRequest) -> StbExt:
-        if not self._options.send_history:
-            return StbExt(trigger=request.trigger)
-        return StbExt(trigger=request.trigger, prev_channel=request.last_channel_id, last_ad=request.last_ad_id)
+    def _regs_of(self, consent: Consent | None) -> Regs | None:
+        """What the box knows goes before what the deployment assumes."""
+        regs = self._regs
+        if consent is not None:
+            regs = Regs(
+                coppa=regs.coppa,
+                gdpr=regs.gdpr if consent.gdpr is None else consent.gdpr,
+                gpp=consent.gpp,
+                gpp_sid=consent.gpp_sid,
+                us_privacy=regs.us_privacy if consent.us_privacy is None else consent.us_privacy,
+            )
+        return None if regs == Regs() else regs
 
     def _source(self, request: BidRequest) -> Source:
         seller, auction_id = self._options.seller_domain, request.auction_id
@@ -203,35 +237,27 @@ def build_openrtb(config: AggregatorConfig) -> Adapter:
     Raises:
         ConfigError: The options are wrong; lists every problem.
     """
-    return OpenRtbAdapter(
-        config.url, read_options(OpenRtbOptions, config.options, f"aggregators.{config.name}.options")
-    )
+    path = f"aggregators.{config.name}.options"
+    options = read_options(OpenRtbOptions, config.options, path)
+    if options.floor_per_second is not None and options.duration_floors is not None:
+        raise ConfigError(path, [f"{path}: floor_per_second and duration_floors exclude each other; keep one"])
+    return OpenRtbAdapter(config.url, options)
 
 
-def _read_bid(offer: msgspec.Raw, seat: str, auction_id: str, imp_ids: set[str], currency: str) -> Bid:
-    bid = decode(_BID, offer)
-    if bid.impid not in imp_ids:
-        raise _invalid(f"impid {bid.impid[:40]!r} was not asked for")
-    price_micros = micros_of(bytes(bid.price))
-    macros = {
-        "ID": auction_id,
-        "BID_ID": bid.id,
-        "IMP_ID": bid.impid,
-        "SEAT_ID": seat,
-        "AD_ID": bid.adid or "",
-        "PRICE": decimal_text(price_micros),
-        "CURRENCY": currency,
-    }
-    ad_id, creative_url = creative_of(bid, macros)
-    return Bid(
-        bid_id=bid.id,
-        price_micros=price_micros,
-        currency=currency,
-        ad_id=ad_id,
-        creative_url=creative_url,
-        duration_ms=bid.dur * 1_000 if bid.dur else None,
-        advertiser_domain=bid.adomain[0][:MAX_DOMAIN_CHARS].lower() or None if bid.adomain else None,
+def _user(request: BidRequest) -> User | None:
+    stb = _stb(request)
+    history = (("prev_channel", stb.prev_channel), ("last_ad", stb.last_ad))
+    segments = tuple(Segment(name=name, value=value) for name, value in history if value is not None)
+    user = User(
+        id=request.box_key,
+        consent=None if request.consent is None else request.consent.tcf,
+        data=(Data(name="stb", segment=segments),) if segments else None,
     )
+    return None if user == User() else user
+
+
+def _stb(request: BidRequest) -> StbExt:
+    return StbExt(trigger=request.trigger, prev_channel=request.last_channel_id, last_ad=request.last_ad_id)
 
 
 def _device(options: OpenRtbOptions) -> Device:
@@ -245,14 +271,18 @@ def _device(options: OpenRtbOptions) -> Device:
     )
 
 
-def _regs(options: OpenRtbOptions) -> Regs | None:
-    regs = Regs(coppa=options.coppa, gdpr=options.gdpr, us_privacy=options.us_privacy)
-    return None if regs == Regs() else regs
-
-
 def _network(options: OpenRtbOptions) -> Network | None:
     network = Network(name=options.network_name, domain=options.network_domain)
     return None if network == Network() else network
+
+
+def _duration_floors(option: str | None) -> tuple[DurationFloor, ...]:
+    floors = []
+    for entry in split(option) or ():
+        seconds, _, price = entry.partition(":")
+        shortest, _, longest = seconds.partition("-")
+        floors.append(DurationFloor(mindur=int(shortest), maxdur=int(longest), bidfloor=Decimal(price)))
+    return tuple(floors)
 
 
 def _invalid(why: str) -> ReplyError:

@@ -18,8 +18,20 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pass
 
 
+class DurationFloor(_Message, frozen=True, kw_only=True):
+    """`video.durfloors`: lowest CPM of an ad whose seconds are in a range, both ends included."""
+
+    mindur: int
+    maxdur: int
+    bidfloor: Decimal
+
+
 class Video(_Message, frozen=True, kw_only=True):
-    """`imp.video`; durations in seconds, `startdelay` -1 is "mid-roll, position unknown"."""
+    """`imp.video`; durations in seconds, `startdelay` -1 is "mid-roll, position unknown".
+
+    A dynamic pod (OpenRTB 2.6, 7.6) is one impression with `podid`, `poddur` and `maxseq`; several bids may answer it.
+    Of `mincpmpersec` and `durfloors` only one may be given.
+    """
 
     mimes: tuple[str, ...]
     minduration: int | None = None
@@ -28,13 +40,20 @@ class Video(_Message, frozen=True, kw_only=True):
     w: int | None = None
     h: int | None = None
     startdelay: int | None = None
+    maxseq: int | None = None
+    poddur: int | None = None
     podid: str | None = None
+    mincpmpersec: Decimal | None = None
+    durfloors: tuple[DurationFloor, ...] | None = None
     plcmt: int | None = None
     linearity: int | None = None
 
 
 class Imp(_Message, frozen=True, kw_only=True):
-    """One slot. `dt` is when it is shown, milliseconds since the epoch; `bidfloor` is CPM."""
+    """One slot, or a pod of several.
+
+    `dt` is when it is shown, milliseconds since the epoch; `exp` how many seconds may pass until then; `bidfloor` CPM.
+    """
 
     id: str
     video: Video
@@ -43,6 +62,7 @@ class Imp(_Message, frozen=True, kw_only=True):
     bidfloorcur: str | None = None
     secure: int | None = None
     ssai: int | None = None
+    exp: int | None = None
     dt: int | None = None
 
 
@@ -94,13 +114,14 @@ class Geo(_Message, frozen=True, kw_only=True):
 
 
 class Device(_Message, frozen=True, kw_only=True):
-    """`devicetype` 7 is a set-top box."""
+    """`devicetype` 7 is a set-top box; `lmt` 1: the viewer limits ad tracking."""
 
     devicetype: int | None = None
     make: str | None = None
     model: str | None = None
     os: str | None = None
     language: str | None = None
+    lmt: int | None = None
     geo: Geo | None = None
 
 
@@ -119,9 +140,10 @@ class Data(_Message, frozen=True, kw_only=True):
 
 
 class User(_Message, frozen=True, kw_only=True):
-    """`id` is the pseudonym of the box."""
+    """`id` is the pseudonym of the box, `consent` its TCF string."""
 
     id: str | None = None
+    consent: str | None = None
     data: tuple[Data, ...] | None = None
 
 
@@ -150,10 +172,12 @@ class Source(_Message, frozen=True, kw_only=True):
 
 
 class Regs(_Message, frozen=True, kw_only=True):
-    """Legal frame of the whole deployment."""
+    """Legal frame: as the box knows it, else of the whole deployment."""
 
     coppa: int | None = None
     gdpr: int | None = None
+    gpp: str | None = None
+    gpp_sid: tuple[int, ...] | None = None
     us_privacy: str | None = None
 
 
@@ -192,7 +216,10 @@ class BidRequestMessage(_Message, frozen=True, kw_only=True):
 
 
 class BidMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """`seatbid.bid`; `price` stays the number's text until it becomes micros, `dur` in seconds, 0 unknown."""
+    """`seatbid.bid`; `price` stays the number's text until it becomes micros.
+
+    `dur` and `exp` in seconds, 0 unknown; `slotinpod` 0 is any place; `cattax` 1 unless told.
+    """
 
     id: Id
     impid: str
@@ -201,16 +228,22 @@ class BidMessage(msgspec.Struct, frozen=True, kw_only=True):
     crid: str | None = None
     adm: str | None = None
     nurl: str | None = None
+    burl: str | None = None
+    lurl: str | None = None
     adomain: list[str] | None = None
+    cat: list[str] | None = None
+    cattax: int | None = None
     dur: Annotated[int, msgspec.Meta(ge=0, le=86_400)] | None = None
+    exp: int | None = None
     mtype: int | None = None
+    slotinpod: int | None = None
 
 
 class SeatBid(msgspec.Struct, frozen=True, kw_only=True):
     """Bids stay undecoded here, so that a malformed one does not spoil the others."""
 
     bid: list[msgspec.Raw] | None = None
-    seat: str | None = None
+    seat: Annotated[str, msgspec.Meta(max_length=512)] | None = None
 
 
 class BidResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,4 +252,4 @@ class BidResponse(msgspec.Struct, frozen=True, kw_only=True):
     id: str | None = None
     seatbid: list[SeatBid] | None = None
     cur: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}$")] | None = None
-    nbr: int | None = None
+    nbr: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None = None

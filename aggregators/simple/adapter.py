@@ -7,24 +7,30 @@ from urllib.parse import parse_qs, urldefrag, urlencode, urlsplit
 
 import msgspec
 
-from aggregators.contract import Adapter, HttpCall, HttpReply, ReplyError
+from aggregators.contract import Adapter, Answer, HttpCall, HttpReply, ReplyError
 from aggregators.money import decimal_text, micros_of
 from aggregators.options import read_options
-from aggregators.replies import creative_address, decode, has_answer
-from aggregators.simple.messages import ABSENT, SimpleReply, SimpleRequest
+from aggregators.replies import decode, decode_body, domain_of, gather, has_answer, host_of, notice_urls
+from aggregators.simple.messages import ABSENT, SimpleAd, SimpleReply, SimpleRequest
 from aggregators.simple.options import SimpleOptions
 from datastreamx.config import AggregatorConfig
 from datastreamx.model.auction import Bid, BidRequest, Outcome
+from datastreamx.model.events import Consent
 
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
 _REPLY = msgspec.json.Decoder(SimpleReply)
+_AD = msgspec.json.Decoder(SimpleAd)
+_NOTHING_KNOWN = Consent()
 
 
-class _IdOnly(msgspec.Struct, frozen=True):
+class _Asked(msgspec.Struct, frozen=True):
+    """What of our own request is needed to judge the reply."""
+
     id: str
+    max_ads: int = 1
 
 
-_ID = msgspec.json.Decoder(_IdOnly)
+_ASKED = msgspec.json.Decoder(_Asked)
 
 
 class SimpleAdapter:
@@ -37,7 +43,8 @@ class SimpleAdapter:
 
     def make_requests(self, request: BidRequest) -> list[HttpCall]:
         """One call."""
-        told = self._options.send_history
+        consent = request.consent
+        told = consent or _NOTHING_KNOWN
         message = SimpleRequest(
             id=request.auction_id,
             box=request.box_key,
@@ -46,8 +53,15 @@ class SimpleAdapter:
             timeout_ms=request.tmax_ms,
             floor=Decimal(decimal_text(request.floor_micros)),
             currency=request.currency,
-            last_channel=request.last_channel_id if told else None,
-            last_ad=request.last_ad_id if told else None,
+            last_channel=request.last_channel_id,
+            last_ad=request.last_ad_id,
+            max_ads=request.max_ads if request.max_ads > 1 else None,
+            block=",".join(request.blocked_advertisers) or None,
+            consent_history=None if consent is None else int(consent.history),
+            gdpr=told.gdpr,
+            tcf=told.tcf,
+            gpp=told.gpp,
+            us_privacy=told.us_privacy,
         )
         headers = {"accept": "application/json"}
         if self._options.method == "POST":
@@ -57,39 +71,22 @@ class SimpleAdapter:
         separator = "&" if "?" in self._url else "?"
         return [HttpCall(method="GET", url=f"{self._url}{separator}{urlencode(fields)}", headers=headers)]
 
-    def make_bids(self, call: HttpCall, reply: HttpReply) -> list[Bid]:
-        """The one offer in the answer, or none.
+    def make_bids(self, call: HttpCall, reply: HttpReply) -> Answer:
+        """The offers in the answer.
 
         Raises:
             ReplyError: See `aggregators.contract.Adapter`.
         """
         if not has_answer(reply):
-            return []
-        answer = decode(_REPLY, reply.body)
-        price = bytes(answer.price)
-        has_price = price != bytes(ABSENT)
-        if answer.ad is None and not has_price:
-            return []
-        auction_id = _asked_id(call)
-        if answer.id is not None and answer.id != auction_id:
-            raise ReplyError(Outcome.INVALID_RESPONSE, f"answers {answer.id[:40]!r}, asked was {auction_id!r}")
-        if not has_price:
-            raise ReplyError(Outcome.INVALID_RESPONSE, "an ad without a price")
-        if answer.currency is None:
-            # Never assumed: a price in an unknown currency is a price a hundred times too high or too low.
-            raise ReplyError(Outcome.INVALID_RESPONSE, "a price without a currency")
-        if answer.ad is None:
-            raise ReplyError(Outcome.CREATIVE_REJECTED, "a price without an ad")
-        bid = Bid(
-            bid_id=answer.bid or auction_id,
-            price_micros=micros_of(price),
-            currency=answer.currency,
-            ad_id=answer.ad,
-            creative_url=None if answer.url is None else creative_address(answer.url),
-            duration_ms=answer.duration_ms,
-            advertiser_domain=None if answer.advertiser is None else answer.advertiser.lower(),
-        )
-        return [bid]
+            return Answer()
+        answer = decode_body(_REPLY, reply.body)
+        asked = _asked(call)
+        if answer.ads is None:
+            return Answer() if _is_empty(answer) else gather([answer], lambda _, ad: _read(ad, asked.id, asked.id))
+        if asked.max_ads == 1:
+            raise _invalid("`ads`, but one ad was asked for")
+        _check_echo(answer.id, asked.id)
+        return gather(answer.ads, lambda position, raw: _read(decode(_AD, raw), asked.id, f"{asked.id}-{position + 1}"))
 
 
 def build_simple(config: AggregatorConfig) -> Adapter:
@@ -101,8 +98,45 @@ def build_simple(config: AggregatorConfig) -> Adapter:
     return SimpleAdapter(config.url, read_options(SimpleOptions, config.options, f"aggregators.{config.name}.options"))
 
 
-def _asked_id(call: HttpCall) -> str:
+def _is_empty(ad: SimpleAd) -> bool:
+    return ad.ad is None and bytes(ad.price) == bytes(ABSENT)
+
+
+def _read(ad: SimpleAd, auction_id: str, default_bid_id: str) -> Bid:
+    _check_echo(ad.id, auction_id)
+    price = bytes(ad.price)
+    if price == bytes(ABSENT):
+        raise _invalid("an ad without a price")
+    if ad.currency is None:
+        # Never assumed: a price in an unknown currency is a price a hundred times too high or too low.
+        raise _invalid("a price without a currency")
+    if ad.ad is None:
+        raise ReplyError(Outcome.CREATIVE_REJECTED, "a price without an ad")
+    return Bid(
+        bid_id=ad.bid or default_bid_id,
+        price_micros=micros_of(price),
+        currency=ad.currency,
+        ad_id=ad.ad,
+        creative_url=ad.url,
+        creative_hosts=() if ad.url is None else (host_of(ad.url),),
+        duration_ms=ad.duration_ms,
+        advertiser_domain=None if ad.advertiser is None else domain_of(ad.advertiser),
+        notices=notice_urls(win=ad.win_url, loss=ad.loss_url, billing=ad.bill_url),
+    )
+
+
+def _check_echo(echoed: str | None, auction_id: str) -> None:
+    if echoed is not None and echoed != auction_id:
+        raise _invalid(f"answers {echoed[:40]!r}, asked was {auction_id!r}")
+
+
+def _asked(call: HttpCall) -> _Asked:
     if call.body is not None:
-        return _ID.decode(call.body).id
+        return _ASKED.decode(call.body)
     # The configured address may have an `id` of its own; ours comes after it.
-    return parse_qs(urlsplit(call.url).query)["id"][-1]
+    query = parse_qs(urlsplit(call.url).query)
+    return _Asked(id=query["id"][-1], max_ads=int(query.get("max_ads", ["1"])[-1]))
+
+
+def _invalid(why: str) -> ReplyError:
+    return ReplyError(Outcome.INVALID_RESPONSE, why)

@@ -12,8 +12,6 @@ class SimpleOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         method: `GET` puts the fields into the query, `POST` sends them as JSON.
-        send_history: Whether the last channel and the last ad are sent; they are viewing history.
     """
 
     method: Literal["GET", "POST"] = "GET"
-    send_history: bool = True

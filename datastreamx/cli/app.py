@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from datastreamx.cli.aggregator.command import aggregator
 from datastreamx.cli.doctor.command import doctor
 from datastreamx.cli.explain.command import explain
 from datastreamx.cli.options import DEFAULT_CONFIG, ConfigOption
@@ -19,8 +20,8 @@ from datastreamx.cli.validate import validate
 from datastreamx.errors import DatastreamXError
 
 EXIT_CODES = (
-    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 wrong configuration, 4 Kafka or BigQuery does not answer, "
-    "5 a promise was broken (demo), 130 Ctrl-C. Results go to standard output, messages to standard error."
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 wrong configuration, 4 Kafka, BigQuery or an aggregator does not "
+    "answer, 5 a promise was broken (demo), 130 Ctrl-C. Results go to standard output, messages to standard error."
 )
 
 app = typer.Typer(
@@ -64,14 +65,17 @@ def demo(  # noqa: PLR0913 - one parameter per option
         str, typer.Option(help="Faults that the boxes write into their stream: none, some or many.")
     ] = "none",
     kill_worker: Annotated[
-        bool, typer.Option("--kill-worker", help="SIGKILL first the ads, then the warehouse worker, on the way.")
+        bool,
+        typer.Option(
+            "--kill-worker", help="SIGKILL first the ads, then the warehouse and notices workers, on the way."
+        ),
     ] = False,
     directory: Annotated[Path | None, typer.Option(help="Keep configuration, state and logs here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
 ) -> None:
-    """Run everything on this machine: boxes, aggregators, broker, BigQuery and both flows. No account needed.
+    """Run everything on this machine: boxes, aggregators, broker, BigQuery and all flows. No account needed.
 
-    Ends with an audit: events, pushes and rows are counted at independent ends. Exit code 5: a promise was broken.
+    Ends with an audit: events, pushes, notices and rows are counted at independent ends. Exit code 5: a broken promise.
 
     Example: `datastreamx demo --for 60s --json --kill-worker`
     """
@@ -94,7 +98,7 @@ def demo(  # noqa: PLR0913 - one parameter per option
 
 @app.command(rich_help_panel="Operate")
 def run(
-    flow: Annotated[Literal["ads", "warehouse"], typer.Argument(help="Which flow.")],
+    flow: Annotated[Literal["ads", "warehouse", "notices"], typer.Argument(help="Which flow.")],
     config: ConfigOption = DEFAULT_CONFIG,
     *,
     json_logs: Annotated[bool, typer.Option("--json", help="Write logs as JSON lines.")] = False,
@@ -117,6 +121,7 @@ app.command(rich_help_panel="Try")(query)
 app.command(rich_help_panel="Prepare")(validate)
 app.command(rich_help_panel="Prepare")(plan)
 app.command(rich_help_panel="Prepare")(apply)
+app.add_typer(aggregator, name="aggregator", rich_help_panel="Prepare")
 app.command(rich_help_panel="Operate")(status)
 app.command(rich_help_panel="Operate")(doctor)
 

@@ -33,6 +33,12 @@ def simulate(  # noqa: PLR0913  one parameter per option
         float, typer.Option(min=0, max=24, help="Hour of the viewers' day at the start; most watch at 20.")
     ] = 20.0,
     channels: Annotated[int, typer.Option(min=6, help="Channels on air.")] = 40,
+    consent_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of viewers that agree to the use of their viewing history.")
+    ] = 0.9,
+    public_key: Annotated[
+        str | None, typer.Option(help="Ed25519 key, 64 hex digits, with which pushes must be signed.", metavar="HEX")
+    ] = None,
     rate_limit: Annotated[float | None, typer.Option(min=0.1, help="Most events per second.")] = None,
     faults: Annotated[str, typer.Option(help="`none`, `some` or KIND=RATE,KIND=RATE.")] = "none",
     ledger: Annotated[Path, typer.Option(help="Where the fleet keeps its books: what it sent, what came back.")] = Path(
@@ -43,7 +49,8 @@ def simulate(  # noqa: PLR0913  one parameter per option
     """Play set-top boxes against the configured Kafka: they report, receive pushes and display them.
 
     The topics must exist (`datastreamx apply`). Ctrl-C or SIGTERM ends it: displays finish, every event is
-    acknowledged. Exit code 1: the broker did not acknowledge everything.
+    acknowledged. With `--public-key`, pushes without a valid signature are counted and not displayed. Exit code 1: the
+    broker did not acknowledge everything.
 
     Examples:
     - `datastreamx simulate --boxes 3000 --for 5m`
@@ -67,9 +74,10 @@ def simulate(  # noqa: PLR0913  one parameter per option
             speed_up=speed_up,
             start_hour=start_hour,
             faults=parse_faults(faults),
-            behaviour=Behaviour(channels=channels),
+            behaviour=Behaviour(channels=channels, consent_share=consent_share),
             duration_s=None if duration is None else seconds(duration),
             rate_limit=rate_limit,
+            public_key=None if public_key is None else _key(public_key),
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
@@ -89,6 +97,14 @@ def simulate(  # noqa: PLR0913  one parameter per option
     if not books.finished:
         say("the broker did not acknowledge every event: is it up? `datastreamx doctor` tells more")
         raise typer.Exit(Exit.FAILED)
+
+
+def _key(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        # Without the text: somebody may have given the private key.
+        raise typer.BadParameter("this is no key; write it as 64 hex digits", param_hint="--public-key") from None
 
 
 def _stop_on_signals(stop: StopRequest) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import resources
 from pathlib import Path
@@ -17,7 +18,7 @@ from datastreamx.cli.terminal import next_step, show
 from datastreamx.errors import ConfigError
 
 if TYPE_CHECKING:
-    from datastreamx.config import Config
+    from datastreamx.config import AggregatorConfig, AuctionConfig, Config
 
 
 class Validation(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,9 +37,9 @@ def validate(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a configuration file: all problems at once, the aggregators' options included. Starts nothing.
+    """Check a configuration file: all problems at once, aggregators' options, certificates and exchange rates included.
 
-    Secrets are looked up, so run it where the flows will run.
+    Starts nothing. Secrets and files are looked up, so run it where the flows will run.
 
     Examples:
     - `datastreamx validate --example > datastreamx.toml`
@@ -66,10 +67,11 @@ def example_text() -> str:
 
 
 def load_checked(path: Path) -> Config:
-    """Configuration whose aggregators' options are sound, too.
+    """Configuration whose aggregators' options, certificates and exchange rates are sound, too.
 
     Raises:
-        ConfigError: Lists the problems of the file and of all aggregators' options.
+        ConfigError: Lists the problems of the file, of all aggregators' options and certificates, and of
+            `auction.rates_file`.
     """
     from aggregators.registry import build_adapters  # noqa: PLC0415  heavy, and not needed for --help
     from datastreamx.config import load_config  # noqa: PLC0415  likewise
@@ -87,9 +89,45 @@ def load_checked(path: Path) -> Config:
         build_adapters(aggregators)
     except ConfigError as error:
         problems += error.problems
+    for one in aggregators:
+        problems += _certificate_problems(one)
+    if config is not None:
+        problems += _rates_problems(config.auction)
     if config is None or problems:
         raise ConfigError(str(path), problems)
     return config
+
+
+def _certificate_problems(aggregator: AggregatorConfig) -> list[str]:
+    from datastreamx.clock import SystemClock  # noqa: PLC0415  heavy, as above
+    from operators.bidding.caller import Caller  # noqa: PLC0415  likewise
+
+    files = {key: getattr(aggregator, key) for key in ("ssl_ca_file", "ssl_certificate_file", "ssl_key_file")}
+    missing = [
+        f"aggregators.{aggregator.name}.{key}: {file} cannot be read; give the right path, or the right to read it"
+        for key, file in files.items()
+        if file is not None and not os.access(file, os.R_OK)
+    ]
+    if missing:
+        return missing
+    try:
+        Caller(aggregator, 1, SystemClock())
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def _rates_problems(auction: AuctionConfig) -> list[str]:
+    from datastreamx.clock import SystemClock  # noqa: PLC0415  heavy, as above
+    from operators.bidding.rates import RateTable  # noqa: PLC0415  likewise
+
+    if auction.rates_file is None:
+        return []
+    try:
+        RateTable(Path(auction.rates_file), auction.currency, auction.rates_max_age_hours, SystemClock())
+    except ConfigError as error:
+        return [f"auction.rates_file {error.source}: {problem}" for problem in error.problems]
+    return []
 
 
 def problems_of(path: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 from datastreamx.config.structs import Config
@@ -27,7 +28,15 @@ MAX_SECRET_LENGTH = 64
 
 def cross_checks(config: Config) -> list[str]:
     """One line per problem; empty when the configuration is sound."""
-    return [*_viewing(config), *_auction(config), *_aggregators(config), *_kafka(config), *_privacy(config)]
+    return [
+        *_viewing(config),
+        *_auction(config),
+        *_aggregators(config),
+        *_selection(config),
+        *_push(config),
+        *_kafka(config),
+        *_privacy(config),
+    ]
 
 
 def _viewing(config: Config) -> list[str]:
@@ -60,9 +69,51 @@ def _aggregators(config: Config) -> list[str]:
     if not config.aggregators:
         return ["aggregators: at least one [[aggregators]] entry is needed, or nobody can be asked for an ad"]
     counts = Counter(aggregator.name for aggregator in config.aggregators)
-    return [
+    problems = [
         f"aggregators: the name {name!r} is used {n} times; names must differ" for name, n in counts.items() if n > 1
     ]
+    for aggregator in config.aggregators:
+        path = f"aggregators.{aggregator.name}"
+        if aggregator.notices and not aggregator.notice_hosts:
+            problems.append(f"{path}.notice_hosts is missing: notices go only to hosts that are named there")
+        if (aggregator.ssl_certificate_file is None) != (aggregator.ssl_key_file is None):
+            problems.append(f"{path}.ssl_certificate_file and ssl_key_file are needed together")
+    return problems
+
+
+def _selection(config: Config) -> list[str]:
+    selection = config.selection
+    known = {aggregator.name for aggregator in config.aggregators}
+    named = (
+        ("selection.order", selection.order),
+        ("selection.weights", tuple(selection.weights)),
+        *(("auction.floors.aggregators", rule.aggregators) for rule in config.auction.floors),
+    )
+    problems = [
+        f"{path}: there is no aggregator {name!r}; known are {', '.join(sorted(known))}"
+        for path, names in named
+        for name in names
+        if name not in known
+    ]
+    groups = Counter(channel for channels in selection.channel_groups.values() for channel in channels)
+    problems += [
+        f"selection.channel_groups: channel {channel!r} is in {n} groups; one is allowed"
+        for channel, n in groups.items()
+        if n > 1
+    ]
+    return problems
+
+
+def _push(config: Config) -> list[str]:
+    key, key_id = config.push.signing_key, config.push.signing_key_id
+    if (key is None) != (key_id is None):
+        return ["push.signing_key and push.signing_key_id are needed together"]
+    if key is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", key.reveal()):
+        return [
+            "push.signing_key is not 64 hex digits; make one with: "
+            "python3 -c 'import secrets; print(secrets.token_hex(32))'"
+        ]
+    return []
 
 
 def _kafka(config: Config) -> list[str]:

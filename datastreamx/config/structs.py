@@ -99,6 +99,25 @@ class ViewingConfig(_Section, frozen=True, kw_only=True):
     slot_ms: PositiveMillis = 30_000
 
 
+class FloorRule(_Section, frozen=True, kw_only=True):
+    """A floor for part of the auctions.
+
+    An empty condition matches all; of several rules that match, the one with the most conditions counts, of equals the
+    later one.
+
+    Attributes:
+        channels: Channel ids.
+        hours_utc: Hours of the day in UTC, e.g. `[18, 19, 20, 21, 22]`.
+        aggregators: Names of aggregators.
+        floor_micros: Lowest acceptable price (CPM), in millionths of `auction.currency`.
+    """
+
+    floor_micros: Annotated[int, Meta(ge=0)]
+    channels: tuple[str, ...] = ()
+    hours_utc: tuple[Annotated[int, Meta(ge=0, le=23)], ...] = ()
+    aggregators: tuple[Name, ...] = ()
+
+
 class AuctionConfig(_Section, frozen=True, kw_only=True):
     """How an opportunity is auctioned.
 
@@ -106,23 +125,71 @@ class AuctionConfig(_Section, frozen=True, kw_only=True):
         timeout_ms: Longest that an aggregator may take.
         push_reserve_ms: Kept back from the deadline for the way of the push to the box.
         min_call_ms: With less time left nobody is called.
+        late_grace_ms: For how long after its deadline an answer is still read, for its lesson and its connection.
+        close_at_micros: Close an auction as soon as a valid bid reaches this price (CPM). Unset: wait for everyone.
         capacity: Auctions in flight per process; when full, opportunities are shed with a code.
         concurrency: Auctions of a process that may be asking at a time; the others of `capacity` wait for their turn,
-            which costs them time before the deadline but no aggregator's. Without it the burst after a restart keeps
-            the event loop from the replies, and all of them time out.
-        floor_micros: Lowest acceptable price (CPM), in millionths of `currency`.
-        currency: The only currency compared; bids in another are refused with a code.
+            which costs them time before the deadline but no aggregator's.
+        max_wait_ms: While the first in line has waited for its turn longer than this, opportunities are shed: they
+            would only wait as long, and have no time left.
+        floor_micros: Lowest acceptable price (CPM), in millionths of `currency`, where no rule of `floors` matches.
+        max_price_micros: A higher price (CPM) is taken for a mistake, and refused.
+        currency: What prices are compared in.
+        rates_file: TOML file with exchange rates; unset: bids in another currency are refused with a code.
+        rates_max_age_hours: Older rates are not used.
+        separate_advertisers: The advertiser of the last ad displayed cannot win the next slot, and no advertiser has
+            two ads in one break.
+        blocked_advertisers: Domains whose ads never win.
+        creative_hosts: Hosts that creatives may come from; `*.example.com` matches its subdomains. Empty: any.
+        max_ads_per_break: Most ads in a break that is longer than `viewing.slot_ms`.
         max_response_bytes: Larger replies are cut off with a code.
     """
 
     timeout_ms: PositiveMillis = 300
-    push_reserve_ms: Millis = 300
+    push_reserve_ms: Annotated[int, Meta(ge=20)] = 300
     min_call_ms: PositiveMillis = 30
+    late_grace_ms: Millis = 500
+    close_at_micros: Positive | None = None
     capacity: Positive = 2_000
-    concurrency: Positive = 64
+    concurrency: Positive = 1_000
+    max_wait_ms: PositiveMillis = 500
     floor_micros: Annotated[int, Meta(ge=0)] = 0
+    floors: tuple[FloorRule, ...] = ()
+    max_price_micros: Positive = 1_000_000_000
     currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}$")] = "USD"
+    rates_file: str | None = None
+    rates_max_age_hours: Positive = 48
+    separate_advertisers: bool = True
+    blocked_advertisers: tuple[str, ...] = ()
+    creative_hosts: tuple[str, ...] = ()
+    max_ads_per_break: Annotated[int, Meta(ge=1, le=16)] = 6
     max_response_bytes: Positive = 262_144
+
+
+class SelectionConfig(_Section, frozen=True, kw_only=True):
+    """Who is asked.
+
+    Attributes:
+        policy: `all`; `waterfall`: one after the other until somebody bids; `weighted`: each with its probability;
+            `thompson`: those that are likely to bring the most, learned per aggregator and channel group.
+        explore: Share of the auctions in which everyone is called, whatever the policy: what models learn from.
+        min_probability: `weighted` and `thompson` call nobody less often than this, else a verdict could never change.
+        calls: `thompson`: how many aggregators it is after.
+        order: `waterfall`: names, first asked first. Those not named follow in the order of the configuration.
+        weights: `weighted`: probability by name; those not named have 1.
+        channel_groups: `thompson`: channel ids by group; all other channels are one more group.
+    """
+
+    policy: Literal["all", "waterfall", "weighted", "thompson"] = "all"
+    explore: Annotated[float, Meta(ge=0.001, le=0.5)] = 0.02
+    min_probability: Annotated[float, Meta(ge=0.001, le=1)] = 0.05
+    calls: Positive = 2
+    order: tuple[Name, ...] = ()
+    weights: dict[str, Annotated[float, Meta(ge=0, le=1)]] = {}
+    channel_groups: dict[str, tuple[str, ...]] = {}
+
+
+NoticeEvent = Literal["win", "loss", "billing"]
 
 
 class AggregatorConfig(_Section, frozen=True, kw_only=True):
@@ -134,6 +201,19 @@ class AggregatorConfig(_Section, frozen=True, kw_only=True):
         url: Where requests go.
         headers: Fixed request headers, e.g. an API key; values are secrets.
         options: What the adapter wants to know, e.g. publisher and app ids; checked by the adapter.
+        timeout_ms: Longest that this one may take; unset: `auction.timeout_ms`.
+        dynamic_timeout: Wait only as long as its recent answers have taken, within `timeout_ms`.
+        max_in_flight: Calls under way at a time. Beyond it the aggregator is skipped, it never queues.
+        throttle: Call it less often while most of its calls fail: `on`, `simulate` (only tell) or `off`.
+        warm_connections: Connections kept open, so that a break does not begin with handshakes.
+        consent_required: Ask it only where viewing history may leave the house, see `privacy.history`.
+        withhold: What it does not get: `box_key`, `history` (previous channel, last ad), `consent`.
+        notices: Which notices it gets. `billing` only if it is not paid by the VAST impression, else it bills twice.
+        notice_hosts: Hosts that notices may go to; `*.example.com` matches its subdomains.
+        notice_network: `public`: only https and only public addresses. `any`: for trials on one machine.
+        ssl_ca_file: Certificates to trust instead of the system's.
+        ssl_certificate_file: Client certificate for mutual TLS.
+        ssl_key_file: Its key.
     """
 
     name: Name
@@ -141,6 +221,35 @@ class AggregatorConfig(_Section, frozen=True, kw_only=True):
     url: Annotated[str, Meta(pattern=r"^https?://[^\s]+$")]
     headers: dict[str, Secret] = {}
     options: dict[str, str | int | bool] = {}
+    timeout_ms: PositiveMillis | None = None
+    dynamic_timeout: bool = True
+    max_in_flight: Positive = 256
+    throttle: Literal["on", "simulate", "off"] = "on"
+    warm_connections: Annotated[int, Meta(ge=0, le=256)] = 4
+    consent_required: bool = False
+    withhold: tuple[Literal["box_key", "history", "consent"], ...] = ()
+    notices: tuple[NoticeEvent, ...] = ()
+    notice_hosts: tuple[str, ...] = ()
+    notice_network: Literal["public", "any"] = "public"
+    ssl_ca_file: str | None = None
+    ssl_certificate_file: str | None = None
+    ssl_key_file: str | None = None
+
+
+class NoticesConfig(_Section, frozen=True, kw_only=True):
+    """How aggregators are told what became of their bids.
+
+    Attributes:
+        timeout_ms: Longest that one attempt may take.
+        retry_interval_ms: Between two attempts.
+        attempts: Most attempts; then the notice is a dead letter.
+        max_in_flight: Notices under way at a time.
+    """
+
+    timeout_ms: PositiveMillis = 2_000
+    retry_interval_ms: PositiveMillis = 10_000
+    attempts: Annotated[int, Meta(ge=1, le=100)] = 6
+    max_in_flight: Positive = 64
 
 
 class BigQueryConfig(_Section, frozen=True, kw_only=True):
@@ -187,9 +296,28 @@ class RecoveryConfig(_Section, frozen=True, kw_only=True):
 
 
 class PrivacyConfig(_Section, frozen=True, kw_only=True):
-    """Secret behind the pseudonyms of boxes; changing it makes every box a stranger."""
+    """What leaves the house.
+
+    Attributes:
+        box_key_secret: Secret behind the pseudonyms of boxes; changing it makes every box a stranger.
+        history: `consented`: previous channel and last ad go to aggregators only if the box says that its viewer
+            agrees. `always`: to all that do not have it withheld; only where the law needs no consent.
+    """
 
     box_key_secret: Secret
+    history: Literal["consented", "always"] = "consented"
+
+
+class PushConfig(_Section, frozen=True, kw_only=True):
+    """Optional signature of pushes, so that a box accepts none from anybody else.
+
+    Attributes:
+        signing_key: Ed25519 private key: 32 bytes as 64 hex digits.
+        signing_key_id: How boxes find the public key; needed with `signing_key`.
+    """
+
+    signing_key: Secret | None = None
+    signing_key_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
 
 
 class MetricsConfig(_Section, frozen=True, kw_only=True):
@@ -210,6 +338,9 @@ class Config(_Section, frozen=True, kw_only=True):
     events: EventsConfig = EventsConfig()
     viewing: ViewingConfig = ViewingConfig()
     auction: AuctionConfig = AuctionConfig()
+    selection: SelectionConfig = SelectionConfig()
+    notices: NoticesConfig = NoticesConfig()
+    push: PushConfig = PushConfig()
     warehouse: WarehouseConfig = WarehouseConfig()
     recovery: RecoveryConfig = RecoveryConfig()
     metrics: MetricsConfig = MetricsConfig()

@@ -18,6 +18,30 @@ Sequence = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 DurationMillis = Annotated[int, msgspec.Meta(ge=0, le=86_400_000)]
 
 
+class Consent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the viewer allows, as the box knows it. The strings are passed on unread, as their frameworks demand.
+
+    Attributes:
+        history: The viewer agrees that viewing history (previous channel, last ad) is used for ads.
+        gdpr: 1 when the GDPR applies, 0 when not, `None` unknown.
+        tcf: Consent string of IAB's Transparency and Consent Framework.
+        gpp: String of IAB's Global Privacy Platform.
+        gpp_sid: Sections of `gpp` that apply.
+        us_privacy: U.S. privacy string, e.g. `1YNN`.
+        lmt: 1 when the viewer limits ad tracking.
+    """
+
+    history: bool = False
+    gdpr: Literal[0, 1] | None = None
+    tcf: Annotated[str, msgspec.Meta(max_length=2_048)] | None = None
+    gpp: Annotated[str, msgspec.Meta(max_length=4_096)] | None = None
+    gpp_sid: Annotated[tuple[Annotated[int, msgspec.Meta(ge=-1, le=255)], ...], msgspec.Meta(max_length=16)] | None = (
+        None
+    )
+    us_privacy: Annotated[str, msgspec.Meta(max_length=16)] | None = None
+    lmt: Literal[0, 1] | None = None
+
+
 class _BoxEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """What every event carries.
 
@@ -34,10 +58,15 @@ class _BoxEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     event_time_ms: EpochMillis
 
 
-class Tune(_BoxEvent, frozen=True, kw_only=True, tag="tune"):
-    """The viewer tuned the box to a channel."""
+class Tune(_BoxEvent, frozen=True, kw_only=True, omit_defaults=True, tag="tune"):
+    """The viewer tuned the box to a channel.
+
+    Attributes:
+        consent: What the viewer allows for ads that follow from this tune; without it, nothing beyond the context.
+    """
 
     channel_id: Identifier
+    consent: Consent | None = None
 
 
 class AdShown(_BoxEvent, frozen=True, kw_only=True, tag="ad_shown"):
@@ -48,13 +77,18 @@ class AdShown(_BoxEvent, frozen=True, kw_only=True, tag="ad_shown"):
     shown_ms: DurationMillis
 
 
-class AdBreak(_BoxEvent, frozen=True, kw_only=True, tag="ad_break"):
-    """The channel that the box shows goes into an ad break: an opportunity."""
+class AdBreak(_BoxEvent, frozen=True, kw_only=True, omit_defaults=True, tag="ad_break"):
+    """The channel that the box shows goes into an ad break: an opportunity.
+
+    Attributes:
+        consent: As in `Tune`.
+    """
 
     break_id: Identifier
     channel_id: Identifier
     starts_in_ms: DurationMillis
     duration_ms: DurationMillis
+    consent: Consent | None = None
 
 
 class Power(_BoxEvent, frozen=True, kw_only=True, tag="power"):

@@ -13,6 +13,10 @@ REASONS = (
     "key_mismatch",
     "clock_skew",
     "bigquery_row",
+    "notice_refused",
+    "notice_failed",
+    "notice_unconfirmed",
+    "notice_forbidden",
 )
 """All reasons, so that the metric label is bounded."""
 

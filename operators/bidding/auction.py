@@ -1,194 +1,440 @@
-"""The auction itself: what to ask, which replies count, who wins. Pure.
+"""The auction itself: which replies count, who wins, what is written down about everybody. Pure.
 
-First price, sealed bids: the highest valid price at or above the floor wins and pays its own bid. Prices are integers
-(millionths of the currency); equal ones are settled by a hash of the auction id, so that no aggregator profits from its
-place in the configuration and a replay of the same bids picks the same winner.
+First price, sealed bids: the highest valid price at or above the floor wins and pays its own bid; a break takes the set
+of ads that brings the most (`pods`). Prices are integers, millionths of the auction's currency. Equal ones are settled
+by a hash of the auction id, so that no aggregator profits from its place in the configuration and a replay of the same
+bids picks the same winner.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import msgspec
 
 from datastreamx.config import AuctionConfig
+from datastreamx.errors import CrashError
+from datastreamx.hosts import normal_host
 from datastreamx.model.auction import (
     AggregatorOutcome,
     Bid,
-    BidRequest,
+    BidNotice,
     Decision,
     DecisionStatus,
+    LateBid,
     Opportunity,
     Outcome,
-    Winner,
+    WinningAd,
 )
 from datastreamx.model.identity import push_id
+from operators.bidding.floors import Floors
+from operators.bidding.objections import Objection, Terms, objection, price_of
+from operators.bidding.pods import Candidate, choose
+from operators.bidding.rates import RateTable
+
+MAX_NOTICES = 16
+"""Bids of one aggregator that hear how they ended: winners first, then by price."""
+
+_MAX_DETAIL_CHARS = 200
 
 
 class CallResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one aggregator did in one auction.
+    """What one aggregator did in one auction. Times and sizes are those of `AggregatorOutcome`.
 
     Attributes:
         failure: Why there is no reply to judge; `None` when there is one.
         bids: Bids in the reply, empty for an honest no-bid.
+        propensity: Probability with which the policy calls this aggregator in this context.
     """
 
     aggregator: str
     called: bool
     failure: Outcome | None = None
     bids: tuple[Bid, ...] = ()
+    propensity: float = 1.0
     tmax_ms: int | None = None
     latency_us: int | None = None
+    queue_us: int | None = None
+    dns_us: int | None = None
+    connect_us: int | None = None
+    first_byte_us: int | None = None
+    connection_reused: bool | None = None
     http_status: int | None = None
     response_bytes: int | None = None
+    no_bid_reason: int | None = None
     detail: str | None = None
 
 
-def time_for_calls_ms(opportunity: Opportunity, now_ms: int, config: AuctionConfig) -> int:
-    """Milliseconds that aggregators may take, seen at `now_ms`; below `min_call_ms` asking is pointless.
+class Lot(msgspec.Struct, frozen=True, kw_only=True):
+    """What is auctioned, and on which terms.
 
-    The deadline is absolute, so whatever the log, the queue or a restart has cost is already spent.
+    Attributes:
+        attempt: 1, and one more for every time the auction was issued again after a crash.
+        aggregators: All that are configured, called or not.
+        max_ads: Most ads that may fill the slot; see `Rules.max_ads`.
+        floors: Lowest acceptable price by aggregator; see `Rules.floors_for`.
+        blocked: Advertiser domains that cannot win, as configured; see `Rules.blocked`.
+        separated: Those that cannot win because the viewer has just seen an ad of theirs; see `Rules.separated_from`.
+        history_allowed: Whether the viewer's consent lets viewing history leave the house.
+        policy: Name of the policy that chose whom to call.
+        model_version: Of that policy's model, if it has one.
+        explored: Whether everyone is called, whatever the policy.
     """
-    return min(config.timeout_ms, opportunity.deadline_ms - config.push_reserve_ms - now_ms)
+
+    opportunity: Opportunity
+    attempt: int
+    aggregators: tuple[str, ...]
+    max_ads: int
+    floors: dict[str, int]
+    blocked: frozenset[str]
+    separated: frozenset[str]
+    history_allowed: bool
+    policy: str
+    model_version: str | None
+    explored: bool
 
 
-def bid_request(opportunity: Opportunity, tmax_ms: int, config: AuctionConfig) -> BidRequest:
-    """What adapters may know of the opportunity: everything but the raw box id."""
-    return BidRequest(
-        auction_id=opportunity.auction_id,
-        box_key=opportunity.box_key,
-        trigger=opportunity.trigger,
-        opportunity_ms=opportunity.opportunity_ms,
-        channel_id=opportunity.channel_id,
-        last_channel_id=opportunity.last_channel_id,
-        last_ad_id=opportunity.last_ad_id,
-        break_id=opportunity.break_id,
-        slot_ms=opportunity.slot_ms,
-        tmax_ms=tmax_ms,
-        floor_micros=config.floor_micros,
-        currency=config.currency,
-    )
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """A bid that may win.
+
+    Attributes:
+        price_micros: In the auction's currency.
+        rate_id: Which exchange rates made it so; `None` when none was needed.
+        rank: Settles equal prices, the higher first; no two offers of an auction have the same.
+    """
+
+    bid: Bid
+    aggregator: str
+    price_micros: int
+    rate_id: str | None
+    rank: tuple[bytes, int]
 
 
-def objection(bid: Bid, opportunity: Opportunity, config: AuctionConfig) -> tuple[Outcome, str] | None:
-    """Why a bid cannot win, or `None` if it can."""
-    if bid.currency != config.currency:
-        return Outcome.CURRENCY, f"price is in {bid.currency}, not {config.currency}"
-    if bid.price_micros <= 0:
-        return Outcome.INVALID_RESPONSE, "the price is not above zero"
-    if bid.price_micros < config.floor_micros:
-        return Outcome.BELOW_FLOOR, f"the price is below the floor of {config.floor_micros} micros"
-    if bid.duration_ms is not None and bid.duration_ms > opportunity.slot_ms:
-        return Outcome.CREATIVE_REJECTED, f"{bid.duration_ms} ms do not fit the slot of {opportunity.slot_ms} ms"
-    return None
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A bid that cannot win, and why.
+
+    Attributes:
+        price_micros: In the auction's currency; `None` if it could not be told.
+    """
+
+    bid: Bid
+    price_micros: int | None
+    rate_id: str | None
+    code: Outcome
+    detail: str
 
 
-def undecided(opportunity: Opportunity, reason: Outcome, aggregators: tuple[str, ...], now_ms: int) -> Decision:
-    """Decision of an opportunity for which nobody was asked: `Outcome.EXPIRED` or `Outcome.SHED`."""
-    results = tuple(CallResult(aggregator=name, called=False, failure=reason) for name in aggregators)
-    status: DecisionStatus = "expired" if reason is Outcome.EXPIRED else "shed"
-    outcomes = tuple(_outcome(result, reason, None, attempt=1) for result in results)
-    return _decision(opportunity, status, outcomes, now_ms)
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """One aggregator's reply, judged by itself.
+
+    Attributes:
+        code: Its outcome unless it wins; `OUTBID` when it has a valid offer.
+        offers: Bids that may win, the best first.
+        refused: The others, the highest price first.
+    """
+
+    result: CallResult
+    code: Outcome
+    offers: tuple[Offer, ...] = ()
+    refused: tuple[Refusal, ...] = ()
 
 
-def decide(  # noqa: PLR0913 - one parameter per fact, all but the first three by name
-    opportunity: Opportunity,
-    results: tuple[CallResult, ...],
-    config: AuctionConfig,
-    *,
-    attempt: int,
-    now_ms: int,
-    queue_us: int,
-    auction_us: int,
-) -> Decision:
-    """Judge all replies and pick the winner."""
-    judged = [(result, *_judge(result, opportunity, config)) for result in results]
-    valid = [(bid, result.aggregator) for result, code, bid, _ in judged if code is Outcome.OUTBID and bid is not None]
-    best = max(valid, key=lambda entry: _rank(opportunity.auction_id, *entry), default=None)
-    outcomes = tuple(
-        _outcome(
-            msgspec.structs.replace(result, detail=detail or result.detail),
-            Outcome.WON if best is not None and result.aggregator == best[1] else code,
-            bid,
-            attempt,
+class Rules:
+    """How auctions are judged and decided: the same for all auctions of a configuration.
+
+    Args:
+        config: Floors, currency, blocks and limits.
+        rates: Exchange rates; what it says may change between two calls, all else never does.
+        standard_slot_ms: Length of a single slot: a longer one is a break of several ads, and an ad that does not tell
+            its length is taken to be so long.
+    """
+
+    def __init__(self, config: AuctionConfig, rates: RateTable, standard_slot_ms: int) -> None:
+        self._config = config
+        self._rates = rates
+        self._standard_slot_ms = standard_slot_ms
+        self._floors = Floors(config)
+        self._blocked = frozenset(normal_host(domain) for domain in config.blocked_advertisers)
+
+    def max_ads(self, slot_ms: int) -> int:
+        """Most ads that may fill a slot of this length."""
+        return self._config.max_ads_per_break if slot_ms > self._standard_slot_ms else 1
+
+    def floors_for(self, opportunity: Opportunity, aggregators: Sequence[str]) -> dict[str, int]:
+        """Lowest acceptable price of each aggregator."""
+        channel_id, opportunity_ms = opportunity.channel_id, opportunity.opportunity_ms
+        return {name: self._floors.floor_micros(channel_id, opportunity_ms, name) for name in aggregators}
+
+    @property
+    def blocked(self) -> frozenset[str]:
+        """Domains whose ads never win."""
+        return self._blocked
+
+    def separated_from(self, last_advertiser: str | None) -> frozenset[str]:
+        """Domains whose ads cannot win after an ad of `last_advertiser`."""
+        # What is no full domain separates nothing: else an aggregator could name `com` and shut out everybody.
+        if not self._config.separate_advertisers or last_advertiser is None or "." not in last_advertiser.strip("."):
+            return frozenset()
+        return frozenset({_advertiser(last_advertiser)})
+
+    def judge(self, result: CallResult, lot: Lot) -> Verdict:
+        """Look at one reply by itself, as soon as it is there."""
+        if result.failure is not None:
+            return Verdict(result=result, code=result.failure)
+        if not result.bids:
+            return Verdict(result=result, code=Outcome.NO_BID)
+        terms = Terms(
+            floor_micros=lot.floors[result.aggregator],
+            max_price_micros=self._config.max_price_micros,
+            slot_ms=lot.opportunity.slot_ms,
+            blocked=lot.blocked | lot.separated if lot.separated else lot.blocked,
+            creative_hosts=self._config.creative_hosts,
         )
-        for result, code, bid, detail in judged
+        tie_break = _tie_break(lot.opportunity.auction_id, result.aggregator)
+        offers: list[Offer] = []
+        refused: list[Refusal] = []
+        for place, bid in enumerate(result.bids):
+            judged = self._judge_bid(bid, terms, result.aggregator, (tie_break, -place))
+            if isinstance(judged, Offer):
+                offers.append(judged)
+            else:
+                refused.append(judged)
+        offers.sort(key=lambda offer: (offer.price_micros, offer.rank), reverse=True)
+        refused.sort(key=lambda refusal: -1 if refusal.price_micros is None else refusal.price_micros, reverse=True)
+        code = Outcome.OUTBID if offers else refused[0].code
+        return Verdict(result=result, code=code, offers=tuple(offers), refused=tuple(refused))
+
+    def decide(  # noqa: PLR0913 - one parameter per fact, all but the first two by name
+        self,
+        lot: Lot,
+        verdicts: Sequence[Verdict],
+        *,
+        now_ms: int,
+        queue_us: int,
+        auction_us: int,
+        late: tuple[LateBid, ...] = (),
+    ) -> Decision:
+        """Pick the winners, and write down how everybody ended.
+
+        Args:
+            lot: What was auctioned.
+            verdicts: One per aggregator of the lot, in any order.
+            now_ms: Wall clock of the decision.
+            queue_us: From the hand-over of the auction to its first call.
+            auction_us: From the first call to now.
+            late: Late answers of earlier auctions, to travel with this decision.
+
+        Raises:
+            CrashError: An aggregator has no verdict, or several: whoever gathered them is at fault.
+        """
+        by_name = {verdict.result.aggregator: verdict for verdict in verdicts}
+        if len(verdicts) != len(lot.aggregators) or by_name.keys() != set(lot.aggregators):
+            raise CrashError(
+                f"an auction needs one verdict for each of {lot.aggregators}, "
+                f"but got {[verdict.result.aggregator for verdict in verdicts]}"
+            )
+        offers = [offer for verdict in verdicts for offer in verdict.offers]
+        chosen = self._choose([self._candidate(offer) for offer in offers], lot)
+        auction_id = lot.opportunity.auction_id
+        pushes = {offers[index].rank: push_id(auction_id, place) for place, index in enumerate(chosen)}
+        return _decision(
+            lot.opportunity,
+            "won" if chosen else "no_bid",
+            tuple(self._outcome(by_name[name], lot, pushes) for name in lot.aggregators),
+            now_ms,
+            push_id=push_id(auction_id) if chosen else None,
+            ads=tuple(self._ad(offers[index], pushes) for index in chosen),
+            policy=lot.policy,
+            model_version=lot.model_version,
+            explored=lot.explored,
+            history_allowed=lot.history_allowed,
+            queue_us=queue_us,
+            auction_us=auction_us,
+            late=late,
+        )
+
+    def would_have_won(self, verdict: Verdict, decision: Decision, lot: Lot) -> bool:
+        """Whether a late reply would have won an ad, had it come in time.
+
+        Exact for a single slot. In a break it is compared with the ads that won and not with all that were offered.
+        """
+        if decision.status not in {"won", "no_bid"} or not verdict.offers:
+            return False
+        winners = [
+            self._candidate_of_ad(ad, (_tie_break(decision.auction_id, ad.aggregator), -place))
+            for place, ad in enumerate(decision.ads)
+        ]
+        late = [self._candidate(offer) for offer in verdict.offers]
+        return any(index >= len(winners) for index in self._choose([*winners, *late], lot))
+
+    def _judge_bid(self, bid: Bid, terms: Terms, aggregator: str, rank: tuple[bytes, int]) -> Offer | Refusal:
+        rates = self._rates.current()
+        price = price_of(bid, self._config.currency, rates, self._rates.unusable if rates is None else None)
+        if isinstance(price, Objection):
+            return Refusal(bid=bid, price_micros=None, rate_id=None, code=price.code, detail=price.detail)
+        found = objection(bid, price.micros, terms)
+        if found is not None:
+            return Refusal(
+                bid=bid, price_micros=price.micros, rate_id=price.rate_id, code=found.code, detail=found.detail
+            )
+        return Offer(bid=bid, aggregator=aggregator, price_micros=price.micros, rate_id=price.rate_id, rank=rank)
+
+    def _choose(self, candidates: list[Candidate], lot: Lot) -> list[int]:
+        return choose(
+            candidates, slot_ms=lot.opportunity.slot_ms, max_ads=lot.max_ads, unknown_ms=self._standard_slot_ms
+        )
+
+    def _candidate(self, offer: Offer) -> Candidate:
+        bid = offer.bid
+        advertiser = self._separated(bid.advertiser_domain, offer.aggregator, bid.ad_id)
+        return Candidate(offer.price_micros, bid.duration_ms, advertiser, offer.rank)
+
+    def _candidate_of_ad(self, ad: WinningAd, rank: tuple[bytes, int]) -> Candidate:
+        advertiser = self._separated(ad.advertiser_domain, ad.aggregator, ad.ad_id)
+        return Candidate(ad.price_micros, ad.duration_ms, advertiser, rank)
+
+    def _separated(self, domain: str | None, aggregator: str, ad_id: str) -> str | None:
+        """Whom an ad keeps out of its break. An unknown advertiser keeps out only the same ad."""
+        if not self._config.separate_advertisers:
+            return None
+        return _advertiser(domain) if domain is not None else f"{aggregator}\0{ad_id}"
+
+    def _ad(self, offer: Offer, pushes: dict[tuple[bytes, int], str]) -> WinningAd:
+        return WinningAd(
+            push_id=pushes[offer.rank],
+            aggregator=offer.aggregator,
+            bid_id=offer.bid.bid_id,
+            ad_id=offer.bid.ad_id,
+            price_micros=offer.price_micros,
+            currency=self._config.currency,
+            creative_url=offer.bid.creative_url,
+            duration_ms=offer.bid.duration_ms,
+            advertiser_domain=offer.bid.advertiser_domain,
+        )
+
+    def _outcome(self, verdict: Verdict, lot: Lot, pushes: dict[tuple[bytes, int], str]) -> AggregatorOutcome:
+        result = verdict.result
+        won = [offer for offer in verdict.offers if offer.rank in pushes]
+        # The bid that stands for the aggregator: what it won with, else the best that it had.
+        mine: tuple[Offer | Refusal, ...] = (*won, *verdict.offers, *verdict.refused)
+        standing = mine[0] if mine else None
+        bid = standing.bid if standing else None
+        return AggregatorOutcome(
+            aggregator=result.aggregator,
+            code=Outcome.WON if won else verdict.code,
+            called=result.called,
+            propensity=result.propensity,
+            attempt=lot.attempt,
+            tmax_ms=result.tmax_ms,
+            latency_us=result.latency_us,
+            queue_us=result.queue_us,
+            dns_us=result.dns_us,
+            connect_us=result.connect_us,
+            first_byte_us=result.first_byte_us,
+            connection_reused=result.connection_reused,
+            http_status=result.http_status,
+            response_bytes=result.response_bytes,
+            bids=len(result.bids),
+            ads_won=len(won),
+            bid_id=bid.bid_id if bid else None,
+            price_micros=standing.price_micros if standing else None,
+            currency=self._config.currency if standing and standing.price_micros is not None else None,
+            offered_micros=bid.price_micros if bid else None,
+            offered_currency=bid.currency if bid else None,
+            rate_id=standing.rate_id if standing else None,
+            floor_micros=lot.floors[result.aggregator],
+            ad_id=bid.ad_id if bid else None,
+            advertiser_domain=bid.advertiser_domain if bid else None,
+            no_bid_reason=result.no_bid_reason,
+            notices=_notices(verdict, won, pushes) if result.bids else (),
+            detail=_detail(verdict),
+        )
+
+
+def undecided(  # noqa: PLR0913 - one parameter per fact, the optional ones by name
+    opportunity: Opportunity,
+    reason: Outcome,
+    aggregators: Sequence[str],
+    now_ms: int,
+    *,
+    attempt: int = 1,
+    detail: str | None = None,
+) -> Decision:
+    """Decision of an opportunity that was not auctioned.
+
+    Args:
+        opportunity: Which.
+        reason: `EXPIRED`, `SHED`, or `ERROR` for an auction that failed as a whole. Of the last it is not known who was
+            called; nobody counts as called.
+        aggregators: All that are configured.
+        now_ms: Wall clock.
+        attempt: As in `Lot`.
+        detail: Why, for a human.
+    """
+    statuses: dict[Outcome, DecisionStatus] = {Outcome.EXPIRED: "expired", Outcome.SHED: "shed"}
+    outcomes = tuple(
+        AggregatorOutcome(
+            aggregator=name,
+            code=reason,
+            called=False,
+            propensity=1.0,
+            attempt=attempt,
+            detail=detail[:_MAX_DETAIL_CHARS] if detail else None,
+        )
+        for name in aggregators
     )
-    return _decision(
-        opportunity,
-        "won" if best else "no_bid",
-        outcomes,
-        now_ms,
-        winner=_winner(*best) if best else None,
-        queue_us=queue_us,
-        auction_us=auction_us,
-    )
+    return _decision(opportunity, statuses.get(reason, "no_bid"), outcomes, now_ms)
 
 
 def withdraw(decision: Decision, now_ms: int) -> Decision:
     """The same decision without its push, because its deadline has passed before it could leave."""
-    outcomes = tuple(
-        msgspec.structs.replace(outcome, code=Outcome.EXPIRED, detail="won, but the deadline had passed")
-        if outcome.code is Outcome.WON
-        else outcome
-        for outcome in decision.outcomes
+    return msgspec.structs.replace(
+        decision,
+        status="expired",
+        push_id=None,
+        ads=(),
+        outcomes=tuple(_withdrawn(outcome) for outcome in decision.outcomes),
+        decided_ms=now_ms,
+        signature=None,
+        signature_key_id=None,
+    )
+
+
+def _withdrawn(outcome: AggregatorOutcome) -> AggregatorOutcome:
+    if outcome.code is not Outcome.WON:
+        return outcome
+    notices = tuple(
+        msgspec.structs.replace(notice, code=Outcome.EXPIRED, push_id=None) if notice.code is Outcome.WON else notice
+        for notice in outcome.notices
     )
     return msgspec.structs.replace(
-        decision, status="expired", push_id=None, winner=None, outcomes=outcomes, decided_ms=now_ms
+        outcome, code=Outcome.EXPIRED, ads_won=0, notices=notices, detail="won, but the deadline had passed"
     )
 
 
-def _judge(
-    result: CallResult, opportunity: Opportunity, config: AuctionConfig
-) -> tuple[Outcome, Bid | None, str | None]:
-    """Outcome of an aggregator before the comparison, the bid that stands for it, and why."""
-    if result.failure is not None:
-        return result.failure, None, None
-    if not result.bids:
-        return Outcome.NO_BID, None, None
-    by_price = sorted(result.bids, key=lambda bid: bid.price_micros, reverse=True)
-    objections = [objection(bid, opportunity, config) for bid in by_price]
-    for bid, found in zip(by_price, objections, strict=True):
-        if found is None:
-            return Outcome.OUTBID, bid, None
-    code, detail = objections[0] or (Outcome.ERROR, "")
-    return code, by_price[0], detail
+def _notices(verdict: Verdict, won: list[Offer], pushes: dict[tuple[bytes, int], str]) -> tuple[BidNotice, ...]:
+    lost = [offer for offer in verdict.offers if offer.rank not in pushes]
+    ended: list[tuple[Offer | Refusal, Outcome, str | None]] = [
+        *((offer, Outcome.WON, pushes[offer.rank]) for offer in won),
+        *((offer, Outcome.OUTBID, None) for offer in lost),
+        *((refusal, refusal.code, None) for refusal in verdict.refused),
+    ]
+    notices = [
+        BidNotice(bid_id=one.bid.bid_id, code=code, price_micros=one.price_micros, urls=one.bid.notices, push_id=push)
+        for one, code, push in ended
+        if one.bid.notices is not None
+    ]
+    return tuple(notices[:MAX_NOTICES])
 
 
-def _rank(auction_id: str, bid: Bid, aggregator: str) -> tuple[int, bytes]:
-    return bid.price_micros, blake2b(f"{auction_id}\0{aggregator}".encode(), digest_size=8).digest()
-
-
-def _winner(bid: Bid, aggregator: str) -> Winner:
-    return Winner(
-        aggregator=aggregator,
-        bid_id=bid.bid_id,
-        ad_id=bid.ad_id,
-        price_micros=bid.price_micros,
-        currency=bid.currency,
-        creative_url=bid.creative_url,
-        duration_ms=bid.duration_ms,
-        advertiser_domain=bid.advertiser_domain,
-    )
-
-
-def _outcome(result: CallResult, code: Outcome, bid: Bid | None, attempt: int) -> AggregatorOutcome:
-    return AggregatorOutcome(
-        aggregator=result.aggregator,
-        code=code,
-        called=result.called,
-        propensity=1.0,
-        attempt=attempt,
-        tmax_ms=result.tmax_ms,
-        latency_us=result.latency_us,
-        http_status=result.http_status,
-        response_bytes=result.response_bytes,
-        bid_id=bid.bid_id if bid else None,
-        price_micros=bid.price_micros if bid else None,
-        currency=bid.currency if bid else None,
-        ad_id=bid.ad_id if bid else None,
-        detail=result.detail,
-    )
+def _detail(verdict: Verdict) -> str | None:
+    """Why, for a human: what the caller said, and the objection to the dearest bid that was refused."""
+    said = [verdict.result.detail] if verdict.result.detail else []
+    if verdict.refused:
+        first = verdict.refused[0]
+        said.append(f"another bid was refused ({first.code.label}): {first.detail}" if verdict.offers else first.detail)
+    return "; ".join(said)[:_MAX_DETAIL_CHARS] or None
 
 
 def _decision(  # noqa: PLR0913 - one parameter per fact, the optional ones by name
@@ -197,9 +443,15 @@ def _decision(  # noqa: PLR0913 - one parameter per fact, the optional ones by n
     outcomes: tuple[AggregatorOutcome, ...],
     now_ms: int,
     *,
-    winner: Winner | None = None,
+    push_id: str | None = None,
+    ads: tuple[WinningAd, ...] = (),
+    policy: str = "all",
+    model_version: str | None = None,
+    explored: bool = False,
+    history_allowed: bool = False,
     queue_us: int | None = None,
     auction_us: int | None = None,
+    late: tuple[LateBid, ...] = (),
 ) -> Decision:
     return Decision(
         auction_id=opportunity.auction_id,
@@ -219,9 +471,22 @@ def _decision(  # noqa: PLR0913 - one parameter per fact, the optional ones by n
         last_ad_id=opportunity.last_ad_id,
         break_id=opportunity.break_id,
         status=status,
-        push_id=push_id(opportunity.auction_id) if winner else None,
-        winner=winner,
+        push_id=push_id,
+        ads=ads,
         outcomes=outcomes,
+        policy=policy,
+        model_version=model_version,
+        explored=explored,
+        history_allowed=history_allowed,
         queue_us=queue_us,
         auction_us=auction_us,
+        late=late,
     )
+
+
+def _tie_break(auction_id: str, aggregator: str) -> bytes:
+    return blake2b(f"{auction_id}\0{aggregator}".encode(), digest_size=8).digest()
+
+
+def _advertiser(domain: str) -> str:
+    return normal_host(domain).removeprefix("www.")

@@ -1,4 +1,4 @@
-"""Reads the decision log: the first record of an auction counts, and becomes rows of ad_decisions and bids."""
+"""Reads the decision log: the first record of an auction counts, and becomes rows of three tables."""
 
 from operators.decisions.step import DecisionBatch, read_decisions
 

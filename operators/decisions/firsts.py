@@ -34,7 +34,7 @@ class FirstWins:
             self._seen, self._latest_ms = _decode(snapshot)
 
     def is_first(self, auction_id: str, decided_ms: int) -> bool:
-        """Whether this is the first record of the auction."""
+        """Whether this is the first record of the auction, or of whatever else the id stands for."""
         if auction_id in self._seen:
             return False
         self._seen[auction_id] = decided_ms

@@ -14,10 +14,10 @@ from datastreamx import metrics
 from datastreamx.errors import CrashError
 from datastreamx.model.auction import Decision
 from datastreamx.model.log import LogBatch
-from datastreamx.tables import AD_DECISIONS, BIDS, Row, record_batch
+from datastreamx.tables import AD_DECISIONS, BIDS, LATE_BIDS, Row, record_batch
 from datastreamx.wire.decisions import decode_decision
 from operators.decisions.firsts import FirstWins
-from operators.decisions.rows import bid_rows, decision_row
+from operators.decisions.rows import bid_rows, decision_row, late_row
 
 
 class DecisionBatch(msgspec.Struct, frozen=True):
@@ -42,6 +42,7 @@ class DecisionsLogic(StatefulBatchLogic[LogBatch, DecisionBatch, bytes]):
         decisions: list[Decision] = []
         ad_decisions: list[Row] = []
         bids: list[Row] = []
+        late_bids: list[Row] = []
         for batch in values:
             for offset, value in zip(batch.offsets, batch.values, strict=True):
                 try:
@@ -54,11 +55,17 @@ class DecisionsLogic(StatefulBatchLogic[LogBatch, DecisionBatch, bytes]):
                 decisions.append(decision)
                 ad_decisions.append(decision_row(decision, offset))
                 bids += bid_rows(decision, offset)
+                late_bids += [
+                    late_row(late, decision.partition, offset)
+                    for late in decision.late
+                    # An auction that is re-issued after a crash may be answered late twice.
+                    if self._firsts.is_first(f"{late.auction_id}/{late.aggregator}", late.decided_ms)
+                ]
         if not decisions:
             return [], StatefulBatchLogic.RETAIN
         rows = {
             table.name: record_batch(table, found)
-            for table, found in ((AD_DECISIONS, ad_decisions), (BIDS, bids))
+            for table, found in ((AD_DECISIONS, ad_decisions), (BIDS, bids), (LATE_BIDS, late_bids))
             if found
         }
         return [DecisionBatch(decisions, rows)], StatefulBatchLogic.RETAIN

@@ -7,11 +7,25 @@ import msgspec
 from datastreamx.errors import StateMismatchError
 from datastreamx.tables import Row
 
-VERSION = 1
+VERSION = 2
+
+
+class Billing(msgspec.Struct, frozen=True, array_like=True):
+    """What the aggregator wants to hear once the ad is displayed.
+
+    Attributes:
+        url: `burl` of the bid, macros not yet substituted.
+        price_micros: What is paid (CPM), in millionths of `currency`.
+        currency: The one that the aggregator bid in.
+    """
+
+    url: str
+    price_micros: int
+    currency: str
 
 
 class Push(msgspec.Struct, frozen=True, array_like=True):
-    """What a winning decision adds to an impression."""
+    """What one ad of a decision adds to an impression; each ad of a break has its own."""
 
     auction_id: str
     aggregator: str
@@ -19,6 +33,8 @@ class Push(msgspec.Struct, frozen=True, array_like=True):
     currency: str
     channel_id: str
     decided_ms: int
+    bid_id: str
+    billing: Billing | None = None
 
 
 class Display(msgspec.Struct, frozen=True, array_like=True):
@@ -49,7 +65,12 @@ class _Snapshot(msgspec.Struct, array_like=True):
     displays: dict[str, Display]
 
 
+class _VersionOnly(msgspec.Struct, array_like=True):
+    version: int
+
+
 _DECODER = msgspec.msgpack.Decoder(_Snapshot)
+_VERSION_DECODER = msgspec.msgpack.Decoder(_VersionOnly)
 
 
 class ImpressionJoin:
@@ -133,9 +154,12 @@ def impression_row(impression: Impression) -> Row:
 
 def _decode(snapshot: bytes) -> _Snapshot:
     try:
-        decoded = _DECODER.decode(snapshot)
+        version = _VERSION_DECODER.decode(snapshot).version
+        if version == VERSION:
+            return _DECODER.decode(snapshot)
     except msgspec.DecodeError as error:
         raise StateMismatchError(f"waiting impressions of {len(snapshot)} bytes cannot be read: {error}") from None
-    if decoded.version != VERSION:
-        raise StateMismatchError(f"waiting impressions have version {decoded.version}, this program reads {VERSION}")
-    return decoded
+    raise StateMismatchError(
+        f"waiting impressions have version {version}, this program reads {VERSION}: start the release that wrote it, "
+        "or an empty recovery store"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import bytewax.operators as op
 import msgspec
@@ -11,10 +11,12 @@ import pyarrow.compute as pc
 from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 
+from datastreamx.model.auction import Decision
 from datastreamx.tables import BOX_EVENTS, IMPRESSIONS, record_batch
 from datastreamx.wire.facts import FactBatch
 from operators.decisions.step import DecisionBatch
-from operators.impressions.join import Display, Impression, ImpressionJoin, Push, impression_row
+from operators.impressions.join import Billing, Display, Impression, ImpressionJoin, Push, impression_row
+from operators.impressions.prices import in_bid_currency
 
 _DISPLAY_COLUMNS = [
     "event_time",
@@ -39,8 +41,9 @@ class ImpressionBatch(msgspec.Struct, frozen=True):
 class ImpressionsLogic(StatefulBatchLogic[FactBatch | DecisionBatch, ImpressionBatch, bytes]):
     """Owns the join of one partition."""
 
-    def __init__(self, memory_ms: int, snapshot: bytes | None) -> None:
+    def __init__(self, memory_ms: int, snapshot: bytes | None, *, with_billing: bool = False) -> None:
         self._join = ImpressionJoin(memory_ms, snapshot)
+        self._with_billing = with_billing
 
     def on_batch(self, values: list[FactBatch | DecisionBatch]) -> tuple[Iterable[ImpressionBatch], bool]:
         """Join what has come."""
@@ -63,18 +66,38 @@ class ImpressionsLogic(StatefulBatchLogic[FactBatch | DecisionBatch, ImpressionB
     def _on_decisions(self, batch: DecisionBatch) -> list[Impression]:
         impressions: list[Impression] = []
         for decision in batch.decisions:
-            winner = decision.winner
-            if winner is not None and decision.push_id is not None:
-                push = Push(
-                    decision.auction_id,
-                    winner.aggregator,
-                    winner.price_micros,
-                    winner.currency,
-                    decision.channel_id,
-                    decision.decided_ms,
-                )
-                impressions += self._join.on_push(decision.push_id, push)
+            for push_id, push in pushes(decision, with_billing=self._with_billing):
+                impressions += self._join.on_push(push_id, push)
         return impressions
+
+
+def pushes(decision: Decision, *, with_billing: bool) -> Iterator[tuple[str, Push]]:
+    """Push id and push of every ad that the box is to display."""
+    billings = dict(_billings(decision)) if with_billing else {}
+    for ad in decision.ads:
+        push = Push(
+            decision.auction_id,
+            ad.aggregator,
+            ad.price_micros,
+            ad.currency,
+            decision.channel_id,
+            decision.decided_ms,
+            ad.bid_id,
+            billings.get(ad.push_id),
+        )
+        yield ad.push_id, push
+
+
+def _billings(decision: Decision) -> Iterator[tuple[str, Billing]]:
+    ads = {ad.push_id: ad for ad in decision.ads}
+    for outcome in decision.outcomes:
+        for notice in outcome.notices:
+            ad = ads.get(notice.push_id or "")
+            if ad is not None and notice.urls.billing is not None:
+                yield (
+                    ad.push_id,
+                    Billing(notice.urls.billing, *in_bid_currency(outcome, ad.price_micros, ad.currency)),
+                )
 
 
 def displays(facts: FactBatch) -> list[Display]:
@@ -91,7 +114,12 @@ def displays(facts: FactBatch) -> list[Display]:
 
 @operator
 def join_impressions(
-    step_id: str, facts: KeyedStream[FactBatch], decisions: KeyedStream[DecisionBatch], memory_ms: int
+    step_id: str,
+    facts: KeyedStream[FactBatch],
+    decisions: KeyedStream[DecisionBatch],
+    memory_ms: int,
+    *,
+    with_billing: bool = False,
 ) -> KeyedStream[ImpressionBatch]:
     """Join displayed ads to decisions.
 
@@ -100,9 +128,13 @@ def join_impressions(
         facts: Facts, each row once, keyed by partition.
         decisions: Decisions, each auction once, keyed by the same partition.
         memory_ms: How long one side waits for the other.
+        with_billing: Keep the addresses of billing notices. They are most of the state, so only who sends notices
+            keeps them.
 
     Returns:
         Impressions, keyed by partition.
     """
     both: KeyedStream[FactBatch | DecisionBatch] = op.merge("both", facts, decisions)
-    return op.stateful_batch("join", both, lambda snapshot: ImpressionsLogic(memory_ms, snapshot))
+    return op.stateful_batch(
+        "join", both, lambda snapshot: ImpressionsLogic(memory_ms, snapshot, with_billing=with_billing)
+    )

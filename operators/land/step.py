@@ -28,7 +28,7 @@ def land(  # noqa: PLR0913, PLR0917 - one stream per kind of row
     Args:
         step_id: Unique id of the step.
         facts: Rows of box_events and viewing_sessions.
-        decisions: Rows of ad_decisions and bids.
+        decisions: Rows of ad_decisions, bids and late_bids.
         impressions: Rows of impressions.
         rollups: Rows of minute_rollups.
         ticks: One tick becomes one per table, because each table's sink waits for its own.

@@ -43,7 +43,16 @@ class _Snapshot(msgspec.Struct, array_like=True):
 
 
 _DECODER = msgspec.msgpack.Decoder(_Snapshot)
-_BID_CODES = frozenset({Outcome.WON, Outcome.OUTBID, Outcome.BELOW_FLOOR, Outcome.CURRENCY, Outcome.CREATIVE_REJECTED})
+_BID_CODES = frozenset(
+    {
+        Outcome.WON,
+        Outcome.OUTBID,
+        Outcome.BELOW_FLOOR,
+        Outcome.CURRENCY,
+        Outcome.CREATIVE_REJECTED,
+        Outcome.ADVERTISER_BLOCKED,
+    }
+)
 _ERROR_CODES = frozenset({Outcome.ERROR, Outcome.INVALID_RESPONSE, Outcome.UNREACHABLE, Outcome.OVERSIZE})
 
 
@@ -89,10 +98,12 @@ class Rollup:
         self._at(decision.decided_ms, decision.channel_id, None).opportunities += 1
         for outcome in decision.outcomes:
             counts = self._at(decision.decided_ms, decision.channel_id, outcome.aggregator)
-            counts.calls += outcome.called
+            if not outcome.called:
+                continue
+            counts.calls += 1
             # A called aggregator's outcome is `expired` only when its winning bid was withdrawn.
-            counts.bids += outcome.code in _BID_CODES or (outcome.code is Outcome.EXPIRED and outcome.called)
-            counts.wins += outcome.code is Outcome.WON
+            counts.bids += outcome.code in _BID_CODES or outcome.code is Outcome.EXPIRED
+            counts.wins += outcome.ads_won
             counts.timeouts += outcome.code is Outcome.TIMEOUT
             counts.errors += outcome.code in _ERROR_CODES
 

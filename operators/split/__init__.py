@@ -1,5 +1,5 @@
 """Tells apart what the warehouse flow reads: facts, decisions and ticks."""
 
-from operators.split.step import LogStreams, split_log
+from operators.split.step import LogStreams, partition_key, split_log
 
-__all__ = ["LogStreams", "split_log"]
+__all__ = ["LogStreams", "partition_key", "split_log"]

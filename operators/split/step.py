@@ -27,6 +27,11 @@ class LogStreams:
     ticks: Stream[Tick]
 
 
+def partition_key(partition: int) -> str:
+    """The Bytewax key under which a partition's facts and decisions meet."""
+    return f"p{partition:03d}"
+
+
 @operator
 def split_log(step_id: str, up: Stream[LogBatch | Tick], topics: TopicsConfig) -> LogStreams:
     """Route items by topic.
@@ -42,7 +47,7 @@ def split_log(step_id: str, up: Stream[LogBatch | Tick], topics: TopicsConfig) -
 
     def from_topic(topic: str) -> KeyedStream[LogBatch]:
         def select(item: LogBatch | Tick) -> tuple[str, LogBatch] | None:
-            return (f"p{item.partition:03d}", item) if isinstance(item, LogBatch) and item.topic == topic else None
+            return (partition_key(item.partition), item) if isinstance(item, LogBatch) and item.topic == topic else None
 
         return op.filter_map(f"from_{'facts' if topic == topics.facts else 'decisions'}", up, select)
 

@@ -11,7 +11,7 @@ from datastreamx.model.keygroup import KeyGroup
 from operators.viewing.box import Box
 from operators.viewing.state import KeyGroupState
 
-VERSION = 1
+VERSION = 2
 
 
 class _Snapshot(msgspec.Struct, array_like=True):

@@ -17,7 +17,7 @@ from datastreamx.config import ViewingConfig
 from datastreamx.model import identity
 from datastreamx.model.auction import Opportunity, Trigger
 from datastreamx.model.chunk import Record
-from datastreamx.model.events import AdBreak, AdShown, BoxEvent, Heartbeat, Power, Tune
+from datastreamx.model.events import AdBreak, AdShown, BoxEvent, Consent, Heartbeat, Power, Tune
 from datastreamx.model.keygroup import KeyGroup
 from datastreamx.tables import Row
 from operators.viewing.box import NEVER_MS, Box, Session
@@ -128,7 +128,7 @@ class KeyGroupState:
             case Tune():
                 session.note_tune(event_time_ms, event.seq, event.channel_id)
                 if box.tune(event_time_ms, event.seq, event.channel_id):
-                    box.dwell_armed, box.tune_offset = True, record.offset
+                    box.dwell_armed, box.tune_offset, box.tune_consent = True, record.offset, event.consent
                     heapq.heappush(self._timers, (event_time_ms + self._config.dwell_ms, _DWELL, event.box_id))
             case AdShown():
                 session.ads_shown += 1
@@ -154,6 +154,7 @@ class KeyGroupState:
             last_channel_id=box.last_channel_id if same_channel else box.channel_id,
             slot_ms=event.duration_ms,
             break_id=event.break_id,
+            consent=event.consent,
             out=out,
         )
 
@@ -173,7 +174,8 @@ class KeyGroupState:
                 self._keep_house(box_id, box, record, out)
 
     def _on_dwell(self, box_id: str, box: Box, due_ms: int, record: Record, out: ViewingOutput) -> None:
-        box.dwell_armed = False
+        consent = box.tune_consent
+        box.dwell_armed, box.tune_consent = False, None
         if box.channel_id is None:
             raise AssertionError("a dwell timer without a channel")
         self._offer(
@@ -187,6 +189,7 @@ class KeyGroupState:
             last_channel_id=box.last_channel_id,
             slot_ms=self._config.slot_ms,
             break_id=None,
+            consent=consent,
             out=out,
         )
 
@@ -230,6 +233,7 @@ class KeyGroupState:
         last_channel_id: str | None,
         slot_ms: int,
         break_id: str | None,
+        consent: Consent | None,
         out: ViewingOutput,
     ) -> None:
         """Emit an opportunity, unless the box is in standby or had one too recently."""
@@ -257,6 +261,7 @@ class KeyGroupState:
                 last_channel_id=last_channel_id,
                 last_ad_id=box.last_ad_id,
                 break_id=break_id,
+                consent=consent,
                 expired=self.watermark_ms > deadline_ms,
             )
         )

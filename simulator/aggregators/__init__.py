@@ -2,6 +2,7 @@
 
 from simulator.aggregators.behaviour import Behaviour
 from simulator.aggregators.handle import LocalAggregator
+from simulator.aggregators.notices import Notice
 from simulator.aggregators.stats import Stats
 
-__all__ = ["Behaviour", "LocalAggregator", "Stats"]
+__all__ = ["Behaviour", "LocalAggregator", "Notice", "Stats"]

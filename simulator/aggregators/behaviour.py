@@ -12,6 +12,7 @@ from msgspec import Meta
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Latency = Annotated[float, Meta(gt=0, le=600_000)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 PriceMicros = Annotated[int, Meta(ge=1, le=10**15)]
 
 _NORMAL = NormalDist()
@@ -20,6 +21,8 @@ _Z99 = _NORMAL.inv_cdf(0.99)
 _CENT_MICROS = 10_000
 _DRAW_BYTES = 8
 _DRAW_RANGE = 2.0 ** (8 * _DRAW_BYTES)
+# Each further ad of a break is offered for this much less than the one before.
+_FOLLOWING_DISCOUNT = 0.05
 
 
 class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,6 +41,12 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         mode: What goes wrong, see `simulator.aggregators.modes`; `ok` is nothing.
         mode_probability: In which share of the auctions the mode applies; the others are `ok`.
         slow_ms: What the mode `slow` adds to the latency.
+        drip_interval_ms: Time between two bytes in the modes `drip` and `slow_head`.
+        storm_period_s: The mode `storm` is healthy and then fails once in this time, counted from the start.
+        storm_share: Share of the period, at its end, in which it fails.
+        notices: Bids carry addresses at which the server wants to hear of win, loss and billing.
+        notice_mode: What becomes of a notice: accepted, refused with 500, never answered, or refused now and then.
+        notice_failures: In the notice mode `flaky`, share of the attempts that are refused.
     """
 
     latency_p50_ms: Latency = 40.0
@@ -51,6 +60,12 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     mode: str = "ok"
     mode_probability: Probability = 1.0
     slow_ms: Latency = 2_000.0
+    drip_interval_ms: Latency = 100.0
+    storm_period_s: Seconds = 20.0
+    storm_share: Probability = 0.5
+    notices: bool = False
+    notice_mode: Literal["ok", "http_500", "silent", "flaky"] = "ok"
+    notice_failures: Probability = 0.5
 
     def __post_init__(self) -> None:
         if self.latency_p99_ms < self.latency_p50_ms:
@@ -90,11 +105,7 @@ def decide(behaviour: Behaviour, seed: int, name: str, auction_id: str) -> Plan:
     Every aspect has a draw of its own, so that changing one leaves the others as they were: a higher fill rate adds
     bids and changes none.
     """
-    digest = blake2b(f"{seed}\0{name}\0{auction_id}".encode(), digest_size=5 * _DRAW_BYTES).digest()
-    mode, latency, fill, price, pick = (
-        (int.from_bytes(digest[i : i + _DRAW_BYTES], "big") + 0.5) / _DRAW_RANGE
-        for i in range(0, len(digest), _DRAW_BYTES)
-    )
+    mode, latency, fill, price, pick = draws(5, seed, name, auction_id)
     return Plan(
         mode=behaviour.mode if mode < behaviour.mode_probability else "ok",
         latency_ms=_latency_ms(behaviour, latency),
@@ -102,6 +113,24 @@ def decide(behaviour: Behaviour, seed: int, name: str, auction_id: str) -> Plan:
         price_micros=_price_micros(behaviour, price),
         pick=pick,
     )
+
+
+def draws(count: int, seed: int, *names: object) -> list[float]:
+    """`count` numbers in [0, 1] that follow from `seed` and `names`; at most eight."""
+    text = "\0".join(map(str, (seed, *names)))
+    digest = blake2b(text.encode(), digest_size=count * _DRAW_BYTES).digest()
+    return [
+        (int.from_bytes(digest[i : i + _DRAW_BYTES], "big") + 0.5) / _DRAW_RANGE
+        for i in range(0, len(digest), _DRAW_BYTES)
+    ]
+
+
+def price_at(plan: Plan, place: int) -> int:
+    """Price of the ad at `place` of a break, from 0, in whole cents, at least one."""
+    if place == 0:
+        return plan.price_micros
+    cents = plan.price_micros * (1 - _FOLLOWING_DISCOUNT) ** place // _CENT_MICROS
+    return max(1, int(cents)) * _CENT_MICROS
 
 
 def _latency_ms(behaviour: Behaviour, probability: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import ssl
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -13,12 +14,17 @@ import msgspec
 
 from datastreamx.errors import CrashError
 from simulator.aggregators.behaviour import PROFILES, Behaviour
+from simulator.aggregators.notices import Notice
 from simulator.aggregators.stats import Stats
+from simulator.aggregators.tls import CA_FILE
 from simulator.processes import Child, ChildError
 
 HOST = "127.0.0.1"
 READY_WITHIN_S = 20.0
 CONTROL_TIMEOUT_S = 10.0
+
+# A tag is an address with macros; these are our adapter's.
+_TAG_QUERY = "?auction={auction}&channel={channel}&duration={duration}&floor={floor}&last_ad={last_ad}"
 
 
 class LocalAggregator:
@@ -30,21 +36,23 @@ class LocalAggregator:
     Args:
         name: Goes into ad ids and into the draws.
         dialect: What it speaks.
-        log_dir: Where `aggregator-NAME.log` goes.
+        log_dir: Where `aggregator-NAME.log` goes, and with `tls` the folder `aggregator-NAME-tls`.
         seed: With name and auction id it decides every answer.
         profile: Behaviour to begin with, see `simulator.aggregators.behaviour.PROFILES`.
         port: Port on 127.0.0.1; 0 picks a free one.
+        tls: Serve by TLS; a client has to be given `ca_file`.
     """
 
     def __init__(  # noqa: PLR0913  what identifies it comes first, the rest by name
         self,
         name: str,
-        dialect: Literal["openrtb", "simple"],
+        dialect: Literal["openrtb", "simple", "vasttag"],
         *,
         log_dir: Path,
         seed: int = 0,
         profile: str = "steady",
         port: int = 0,
+        tls: bool = False,
     ) -> None:
         if profile not in PROFILES:
             raise ValueError(f"unknown profile {profile!r}; known are {', '.join(PROFILES)}")
@@ -54,6 +62,7 @@ class LocalAggregator:
         self._profile = profile
         self._log_path = log_dir / f"aggregator-{name}.log"
         self._port = port
+        self._tls_directory = log_dir / f"aggregator-{name}-tls" if tls else None
         self._child: Child | None = None
 
     @property
@@ -63,7 +72,13 @@ class LocalAggregator:
         Raises:
             ChildError: It was never started, so there is no port yet.
         """
-        return f"http://{HOST}:{self._known_port()}/bid"
+        scheme = "http" if self._tls_directory is None else "https"
+        return f"{scheme}://{HOST}:{self._known_port()}/bid{_TAG_QUERY if self.dialect == 'vasttag' else ''}"
+
+    @property
+    def ca_file(self) -> Path | None:
+        """What a client has to trust: the `ssl_ca_file` of an `[[aggregators]]` entry. `None` without TLS."""
+        return None if self._tls_directory is None else self._tls_directory / CA_FILE
 
     @property
     def pid(self) -> int | None:
@@ -79,6 +94,9 @@ class LocalAggregator:
         argv = [sys.executable, "-m", "simulator.aggregators"]
         argv += [f"--name={self.name}", f"--dialect={self.dialect}", f"--seed={self._seed}"]
         argv += [f"--port={self._port}", f"--profile={self._profile}"]
+        if self._tls_directory is not None:
+            self._tls_directory.mkdir(parents=True, exist_ok=True)
+            argv.append(f"--tls={self._tls_directory}")
         child = Child(
             f"aggregator {self.name}",
             argv,
@@ -127,6 +145,14 @@ class LocalAggregator:
         """
         return msgspec.json.decode(self._exchange("GET", "/_stats"), type=Stats)
 
+    def notices(self) -> list[Notice]:
+        """What it was told of its bids since the start; bounded, see `simulator.aggregators.notices`.
+
+        Raises:
+            CrashError: It does not answer.
+        """
+        return msgspec.json.decode(self._exchange("GET", "/_notices"), type=list[Notice])
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -140,7 +166,7 @@ class LocalAggregator:
         self.stop()
 
     def _exchange(self, verb: str, path: str, body: bytes | None = None) -> bytes:
-        connection = http.client.HTTPConnection(HOST, self._known_port(), timeout=CONTROL_TIMEOUT_S)
+        connection = self._connection()
         try:
             connection.request(verb, path, body)
             response = connection.getresponse()
@@ -154,6 +180,13 @@ class LocalAggregator:
         if response.status != http.client.OK:
             raise CrashError(f"aggregator {self.name} refused {verb} {path}: {answer.decode(errors='replace').strip()}")
         return answer
+
+    def _connection(self) -> http.client.HTTPConnection:
+        port = self._known_port()
+        if self.ca_file is None:
+            return http.client.HTTPConnection(HOST, port, timeout=CONTROL_TIMEOUT_S)
+        context = ssl.create_default_context(cafile=self.ca_file)
+        return http.client.HTTPSConnection(HOST, port, timeout=CONTROL_TIMEOUT_S, context=context)
 
     def _known_port(self) -> int:
         if self._port == 0:

@@ -1,34 +1,46 @@
 """The aggregator as an HTTP server.
 
 POST or GET /bid     a bid request in the server's dialect
+GET or POST /notice  what became of a bid, at an address that the bid carried
 GET /_control        the behaviour in force
 POST /_control       JSON with the fields of the behaviour to change; takes effect with the next request
 GET /_stats          counters since the start
+GET /_notices        the notices received, see `simulator.aggregators.notices`
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
 from aiohttp import web
 
-from simulator.aggregators.behaviour import Behaviour, Plan, decide
-from simulator.aggregators.catalogue import Catalogue
-from simulator.aggregators.dialects import Ask, BadRequestError, Dialect, Offer
-from simulator.aggregators.modes import JSON_HEADERS, MODES, Exchange
+from datastreamx.clock import Clock, SystemClock
+from simulator.aggregators.behaviour import Behaviour, Plan, decide, price_at
+from simulator.aggregators.catalogue import Ad, Catalogue
+from simulator.aggregators.dialects.contract import Ask, BadRequestError, Dialect, Offer, price_text
+from simulator.aggregators.modes import MODES
+from simulator.aggregators.modes.exchange import Exchange
+from simulator.aggregators.modes.failures import CARELESS_PATH
+from simulator.aggregators.notices import NOTICE_PATH, NoticeBook, notice_urls
 from simulator.aggregators.stats import Stats
 
 HOST = "127.0.0.1"
 BID_PATH = "/bid"
 CONTROL_PATH = "/_control"
 STATS_PATH = "/_stats"
+NOTICES_PATH = "/_notices"
 
 _BACKLOG = 1_024
+_MICROS = 1_000_000
+_JSON_HEADERS = {"Content-Type": "application/json"}
 # Requests that hang on purpose must not delay the end.
 _SHUTDOWN_TIMEOUT_S = 0.1
+
+_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class AggregatorServer:
@@ -39,32 +51,47 @@ class AggregatorServer:
         dialect: What it speaks.
         seed: With name and auction id it decides every answer.
         behaviour: To begin with.
+        clock: By which the mode `storm` comes and goes.
+
+    Raises:
+        ValueError: The behaviour has a mode that is unknown, or that the dialect has no words for.
     """
 
-    def __init__(self, name: str, dialect: Dialect, seed: int, behaviour: Behaviour) -> None:
+    def __init__(
+        self, name: str, dialect: Dialect, seed: int, behaviour: Behaviour, clock: Clock | None = None
+    ) -> None:
+        check_mode(behaviour.mode, dialect)
         self.behaviour = behaviour
         self.stats = Stats()
+        self.notices = NoticeBook(seed, name, self.stats)
         self._name = name
         self._dialect = dialect
         self._seed = seed
+        self._clock = clock or SystemClock()
+        self._started_s = self._clock.monotonic_s()
+        self._url = ""
         self._catalogue = Catalogue(name)
+        self._routes: dict[tuple[str, str], _Handler] = {
+            ("GET", CONTROL_PATH): self._show_behaviour,
+            ("POST", CONTROL_PATH): self._change_behaviour,
+            ("GET", STATS_PATH): self._show_stats,
+            ("GET", NOTICES_PATH): self._show_notices,
+            **{(method, BID_PATH): self._bid for method in ("GET", "POST")},
+            **{(method, NOTICE_PATH): self._notice for method in ("GET", "POST")},
+            **{(method, CARELESS_PATH): self._careless for method in ("GET", "POST")},
+        }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer any request."""
-        route = (request.method, request.path)
-        if request.path == BID_PATH and request.method in {"GET", "POST"}:
-            return await self._bid(request)
-        if route == ("GET", CONTROL_PATH):
-            return _json(self.behaviour)
-        if route == ("POST", CONTROL_PATH):
-            return self._change(await request.read())
-        if route == ("GET", STATS_PATH):
-            return _json(self.stats)
-        return web.Response(status=404, text=f"only {BID_PATH}, {CONTROL_PATH} and {STATS_PATH} are served\n")
+        handler = self._routes.get((request.method, request.path))
+        if handler is None:
+            served = ", ".join(sorted({path for _, path in self._routes}))
+            return web.Response(status=404, text=f"only {served} are served\n")
+        return await handler(request)
 
     @asynccontextmanager
-    async def serving(self, port: int = 0) -> AsyncIterator[int]:
-        """Serve on 127.0.0.1 within the context; yields the port.
+    async def serving(self, port: int = 0, ssl_context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+        """Serve on 127.0.0.1 within the context, by TLS if there is a context for it; yields the port.
 
         Raises:
             OSError: The port is taken.
@@ -75,8 +102,10 @@ class AggregatorServer:
         runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_TIMEOUT_S)
         await runner.setup()
         try:
-            await web.TCPSite(runner, HOST, port, backlog=_BACKLOG).start()
-            yield int(runner.addresses[0][1])
+            await web.TCPSite(runner, HOST, port, backlog=_BACKLOG, ssl_context=ssl_context).start()
+            bound = int(runner.addresses[0][1])
+            self._url = f"{'http' if ssl_context is None else 'https'}://{HOST}:{bound}"
+            yield bound
         finally:
             await runner.cleanup()
 
@@ -86,7 +115,8 @@ class AggregatorServer:
         stats.in_flight += 1
         try:
             return await self._answer(request)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ConnectionError):
+            # Whoever writes step by step may hear of it by an error before the cancellation comes.
             stats.hung_up += 1
             raise
         finally:
@@ -101,42 +131,83 @@ class AggregatorServer:
             return web.Response(status=400, text=f"{error}\n")
         behaviour = self.behaviour
         plan = decide(behaviour, self._seed, self._name, ask.auction_id)
-        any_offer = self._offer(ask, plan, behaviour)
-        offer = any_offer if any_offer is not None and _wanted(any_offer, ask, plan, behaviour) else None
         stats.by_mode[plan.mode] = stats.by_mode.get(plan.mode, 0) + 1
+        stats.told_box += ask.told_box
+        stats.told_history += ask.told_history
+        stats.told_consent += ask.told_consent
+        any_offers, offers = self._offers(ask, plan, behaviour)
         exchange = Exchange(
             request=request,
+            server_url=self._url,
+            running_s=self._clock.monotonic_s() - self._started_s,
             ask=ask,
             plan=plan,
             behaviour=behaviour,
             dialect=self._dialect,
-            offer=offer,
-            any_offer=any_offer,
+            offers=offers,
+            any_offers=any_offers,
             stats=stats,
         )
         return await MODES[plan.mode](exchange)
 
-    def _offer(self, ask: Ask, plan: Plan, behaviour: Behaviour) -> Offer | None:
-        ad = self._catalogue.choose(plan.pick, ask.slot_ms, ask.last_ad)
-        if ad is None:
-            return None
+    def _offers(self, ask: Ask, plan: Plan, behaviour: Behaviour) -> tuple[tuple[Offer, ...], tuple[Offer, ...]]:
+        """All that it could offer, and of that what it wants to."""
+        ads = self._catalogue.fill(
+            plan.pick,
+            ask.break_ms,
+            longest_ms=ask.longest_ms,
+            max_ads=ask.max_ads,
+            last_ad=ask.last_ad,
+            blocked=ask.blocked,
+        )
+        prices = [price_at(plan, place) for place in range(len(ads))]
+        offers = tuple(self._offer(ask, ad, place, prices[place], behaviour) for place, ad in enumerate(ads))
+        if not plan.wants_to_bid:
+            return offers, ()
+        if not behaviour.respects_floor or not ask.floor:
+            return offers, offers
+        floor_micros = ask.floor * _MICROS
+        return offers, tuple(offer for offer, price in zip(offers, prices, strict=True) if price >= floor_micros)
+
+    def _offer(self, ask: Ask, ad: Ad, place: int, price_micros: int, behaviour: Behaviour) -> Offer:
+        bid_id = f"{self._name}-{ask.auction_id[:16]}"
+        if place:
+            bid_id = f"{bid_id}-{place}"
         return Offer(
-            bid_id=f"{self._name}-{ask.auction_id[:16]}",
-            price_micros=plan.price_micros,
+            bid_id=bid_id,
+            imp_id=ask.imp_id,
+            price=price_text(price_micros),
             currency=behaviour.currency,
             creative=behaviour.creative,
             ad=ad,
+            notice_urls=notice_urls(self._url, ask.auction_id, bid_id) if behaviour.notices else {},
         )
 
-    def _change(self, body: bytes) -> web.Response:
+    async def _notice(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self.notices.receive(request.query, self.behaviour)
+
+    async def _careless(self, _request: web.BaseRequest) -> web.StreamResponse:
+        self.stats.careless += 1
+        return web.Response(status=204)
+
+    async def _show_behaviour(self, _request: web.BaseRequest) -> web.StreamResponse:
+        return _json(self.behaviour)
+
+    async def _show_stats(self, _request: web.BaseRequest) -> web.StreamResponse:
+        return _json(self.stats)
+
+    async def _show_notices(self, _request: web.BaseRequest) -> web.StreamResponse:
+        return _json(self.notices.all())
+
+    async def _change_behaviour(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
-            self.behaviour = changed(self.behaviour, body)
+            self.behaviour = changed(self.behaviour, await request.read(), self._dialect)
         except ValueError as error:
             return web.Response(status=400, text=f"{error}\n")
         return _json(self.behaviour)
 
 
-def changed(behaviour: Behaviour, body: bytes) -> Behaviour:
+def changed(behaviour: Behaviour, body: bytes, dialect: Dialect) -> Behaviour:
     """The behaviour with the fields in `body`, a JSON object; fields that are not in it stay.
 
     Raises:
@@ -144,16 +215,20 @@ def changed(behaviour: Behaviour, body: bytes) -> Behaviour:
     """
     fields = msgspec.json.decode(body, type=dict[str, object])
     new = msgspec.convert(msgspec.to_builtins(behaviour) | fields, Behaviour)
-    if new.mode not in MODES:
-        raise ValueError(f"unknown mode {new.mode!r}; known are {', '.join(MODES)}")
+    check_mode(new.mode, dialect)
     return new
 
 
-def _wanted(offer: Offer, ask: Ask, plan: Plan, behaviour: Behaviour) -> bool:
-    if not plan.wants_to_bid:
-        return False
-    return not behaviour.respects_floor or offer.price_micros >= ask.floor * 1_000_000
+def check_mode(mode: str, dialect: Dialect) -> None:
+    """Refuse a mode that there is not.
+
+    Raises:
+        ValueError: Says which there are.
+    """
+    known = [name for name in MODES if name not in dialect.cannot]
+    if mode not in known:
+        raise ValueError(f"unknown mode {mode!r}; known are {', '.join(known)}")
 
 
 def _json(value: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), headers=JSON_HEADERS)
+    return web.Response(body=msgspec.json.encode(value), headers=_JSON_HEADERS)

@@ -75,6 +75,8 @@ def progress_line(ledger: Ledger) -> str:
         parts.append(f"event to push p50 {latency.p50_ms} ms, p99 {latency.p99_ms} ms")
     if pushes.duplicates or pushes.after_deadline:
         parts.append(f"{pushes.duplicates} copies, {pushes.after_deadline} too late")
+    if pushes.forged:
+        parts.append(f"{pushes.forged:,} with a wrong signature")
     if ledger.records_waiting >= OUTAGE_RECORDS:
         parts.append(f"{ledger.records_waiting:,} waiting")
     return " | ".join(parts)
@@ -88,12 +90,17 @@ def _options(arguments: argparse.Namespace) -> FleetOptions:
         speed_up=arguments.speed_up,
         start_hour=arguments.start_hour,
         faults=parse_faults(arguments.faults),
-        behaviour=Behaviour(channels=arguments.channels, start_spread_ms=int(arguments.start_spread * 1000)),
+        behaviour=Behaviour(
+            channels=arguments.channels,
+            start_spread_ms=int(arguments.start_spread * 1000),
+            consent_share=arguments.consent_share,
+        ),
         duration_s=arguments.duration,
         rate_limit=arguments.rate_limit,
         drain_limit_s=arguments.drain_limit,
         drain_quiet_s=arguments.drain_quiet,
         flush_limit_s=arguments.flush_limit,
+        public_key=arguments.public_key,
     )
 
 
@@ -121,6 +128,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--speed-up", type=_positive, default=defaults.speed_up, help="viewers act this much faster (%(default)s)")
     add("--start-hour", type=_start_hour, default=defaults.start_hour, help="hour at the start, or `now` (%(default)s)")
     add("--start-spread", type=_positive, default=10.0, help="seconds within which boxes connect (%(default)s)")
+    add(
+        "--consent-share",
+        type=float,
+        default=defaults.behaviour.consent_share,
+        help="share of viewers that agree to the use of their viewing history (%(default)s)",
+    )
+    add("--public-key", type=bytes.fromhex, metavar="HEX", help="Ed25519 key with which pushes must be signed")
     add("--faults", default="none", help=f"{', '.join(PRESETS)}, or KIND=RATE,... with {kinds} (%(default)s)")
     add("--duration", type=_positive, help="seconds after which viewers stop (until SIGTERM)")
     add("--rate-limit", type=_positive, help="most events per second; beyond it, behaviour slows down")

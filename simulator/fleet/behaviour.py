@@ -4,7 +4,7 @@ Whether a box is on: it compares the daily curve with a number drawn for its pre
 curve's share of boxes is on in expectation, and moods decide for how long. A box's randomness follows from (seed, box)
 alone, so a larger fleet repeats a smaller one and adds to it.
 
-A box takes about 190 bytes: 67 in arrays, its id, and one heap entry, which holds its next action.
+A box takes about 190 bytes: 68 in arrays, its id, and one heap entry, which holds its next action.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from array import array
 from collections.abc import Iterator
 from heapq import heapify, heapreplace
 
-from datastreamx.model.events import AdBreak, AdShown, BoxEvent, Heartbeat, Power, Tune
+from datastreamx.model.events import AdBreak, AdShown, BoxEvent, Consent, Heartbeat, Power, Tune
 from simulator.fleet.breaks import BreakSchedule
+from simulator.fleet.consent import CONSENTS, consent_index
 from simulator.fleet.distributions import ChannelChoice, DailyCurve, LogLinearQuantiles
-from simulator.fleet.draws import GAMMA, MASK64, UNIT, draw, mix, stream_seed, unit
+from simulator.fleet.draws import GAMMA, MASK64, UNIT, draw, mix, stream_seed, uniform, unit
 from simulator.fleet.parameters import Behaviour
 from simulator.fleet.timeline import Timeline
 
@@ -75,6 +76,8 @@ class Fleet:
         self._channel_ids = [f"ch{channel + 1:02d}" for channel in range(behaviour.channels)]
         self._box_ids = [box_name(box) for box in range(boxes)]
 
+        consent_seed, share = stream_seed(seed, "consent"), behaviour.consent_share
+        self._consent = bytes(consent_index(uniform(consent_seed, box), share) for box in range(boxes))
         viewers_seed = stream_seed(seed, "viewers")
         self._random = array("Q", (draw(viewers_seed, box) for box in range(boxes)))
         self._seq = array("q", [first_seq]) * boxes
@@ -148,6 +151,10 @@ class Fleet:
         """Whether the box is switched on."""
         return self._channel[box] != _OFF
 
+    def consent(self, box: int) -> Consent | None:
+        """What the box's viewer allows, once and for all; `None` if the box does not tell."""
+        return CONSENTS[self._consent[box]]
+
     def off_since_ms(self, box: int) -> int | None:
         """Event time at which the box went into standby, `None` while it is on."""
         return self._off_since[box] if self._channel[box] == _OFF else None
@@ -205,6 +212,7 @@ class Fleet:
             seq=seq,
             event_time_ms=self.timeline.to_event_ms(at),
             channel_id=self._channel_ids[channel],
+            consent=self.consent(box),
         )
 
     def _stay_ms(self, box: int) -> int:
@@ -242,5 +250,7 @@ class Fleet:
             break_id=f"{channel_id}-{self._start.event_ms + current.start_ms - self._start.behaviour_ms}",
             channel_id=channel_id,
             starts_in_ms=shrink(current.start_ms - at),
-            duration_ms=shrink(current.duration_ms),
+            # Not shrunk: this is what is sold, and no speed-up makes an ad fit into less.
+            duration_ms=current.duration_ms,
+            consent=self.consent(box),
         )

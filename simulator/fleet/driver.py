@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from datastreamx.errors import CrashError, MissingTopicError
 from datastreamx.kafka import client_properties, consumer_properties
 from datastreamx.log import get_logger
 from datastreamx.model.events import BoxEvent
+from datastreamx.wire.signing import verify_push
 from simulator.fleet.behaviour import Fleet
 from simulator.fleet.faults import FaultBounds, FaultInjector, FaultRates, Landing
 from simulator.fleet.ledger import EventBook, Ledger, write_ledger
@@ -35,6 +37,7 @@ METADATA_TIMEOUT_S = 2.0
 TOPIC_WAIT_S = 15.0
 TOPIC_POLL_S = 0.2
 CLIENT_ID = "datastreamx-fleet"
+KEY_BYTES = 32
 
 Watch = Callable[[Ledger], None]
 
@@ -52,6 +55,7 @@ class FleetOptions(msgspec.Struct, frozen=True, kw_only=True):
         drain_limit_s: After the end, displays may run on for this long; then they are cut short and reported.
         drain_quiet_s: After the end, wait for pushes on the way until none came for this long (within the limit).
         flush_limit_s: How long the end waits for a broker that does not acknowledge.
+        public_key: Key of 32 bytes with which pushes must be signed; `None` looks at no signature.
     """
 
     ledger: Path
@@ -66,6 +70,12 @@ class FleetOptions(msgspec.Struct, frozen=True, kw_only=True):
     drain_limit_s: float = 5.0
     drain_quiet_s: float = 1.0
     flush_limit_s: float = 30.0
+    public_key: bytes | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a key of the wrong length; raises ValueError."""
+        if self.public_key is not None and len(self.public_key) != KEY_BYTES:
+            raise ValueError(f"the public key has {len(self.public_key)} bytes, Ed25519 keys have {KEY_BYTES}")
 
 
 class StopRequest:
@@ -135,7 +145,9 @@ class _Run:
             allowed_lateness_ms=config.viewing.allowed_lateness_ms,
         )
         self._injector = FaultInjector(options.faults, options.seed, bounds)
-        self._desk = PushDesk(self._fleet, self._started_ms)
+        key = options.public_key
+        verify = None if key is None else partial(verify_push, public_key=key)
+        self._desk = PushDesk(self._fleet, self._started_ms, verify)
         self._book = EventBook()
         outages = OutageLog(clock)
         self._sender = Sender(

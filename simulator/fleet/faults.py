@@ -334,7 +334,8 @@ def _spoil(record: Record, event: BoxEvent, kind: str, bits: int) -> Record:
     value = record.value or b""
     fields = msgspec.to_builtins(event)
     if kind == "malformed":
-        forms = (value[: len(value) // 2], b"\xff\xfe" + value, b"<event/>", b"")
+        # Cut at its very end: in the middle of a number, what is left of that may be refused first, as out of bounds.
+        forms = (value[:-1], b"\xff\xfe" + value, b"<event/>", b"")
         return Record(record.key, forms[bits % len(forms)], record.event_type, kind)
     if kind == "no_value":
         return Record(record.key, None, record.event_type, kind)

@@ -50,29 +50,39 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 class Pushes(msgspec.Struct, frozen=True, kw_only=True):
     """What came through ad-decisions.
 
-    `received` = `distinct` + `duplicates`, and `distinct` = `after_deadline` + `to_standby` + `displayed`.
+    `received` = `distinct` + `duplicates`, `distinct` = `after_deadline` + `to_standby` + `displayed`, and of the ads
+    in the displayed ones: `ads` = `ads_reported` + `ads_not_shown` + `displaying`.
 
     Attributes:
-        decisions: Records read, with and without a winner.
+        decisions: Records read, with and without ads.
         of_earlier_runs: Decisions on events from before this run; in no other number.
         of_other_fleets: Decisions for boxes that are not ours; in no other number.
-        received: Records with a winner for a box of ours.
+        forged: Records with ads for a box of ours whose signature is missing or wrong; ignored, in no other number.
+            Always 0 when signatures are not verified.
+        received: Records with ads for a box of ours.
         duplicates: Records whose push_id had been seen before.
         after_deadline: First copies that came after their `deadline_ms`, by the wall clock of the reception; ignored.
         to_standby: First copies, in time, whose box had been switched off meanwhile; ignored.
         displayed: First copies whose display began.
-        displaying: Displays that have not ended yet.
+        ads: Ads in these.
+        ads_reported: Ads whose display has ended and was reported; when all is acknowledged, `displays_reported`.
+        ads_not_shown: Ads of a break whose turn never came: the box went off, the break or the run was over.
+        displaying: Ads that are being displayed, or wait for the ads before them.
     """
 
     decisions: int = 0
     of_earlier_runs: int = 0
     of_other_fleets: int = 0
+    forged: int = 0
     received: int = 0
     distinct: int = 0
     duplicates: int = 0
     after_deadline: int = 0
     to_standby: int = 0
     displayed: int = 0
+    ads: int = 0
+    ads_reported: int = 0
+    ads_not_shown: int = 0
     displaying: int = 0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from heapq import heappop, heappush
+from itertools import pairwise
+from typing import NamedTuple
 
 import msgspec
 
@@ -17,6 +19,8 @@ from simulator.fleet.partitioner import partition_of
 from simulator.fleet.timeline import Timeline
 
 START_MS = 1_700_000_000_000
+AD_MS = 30_000
+"""Length of the ads that are displayed in a break, give or take what makes them fill it."""
 
 
 class LogRecord(msgspec.Struct, frozen=True, gc=False):
@@ -53,7 +57,8 @@ def generate_events(  # noqa: PLR0913  independent knobs, each with a default
             hour of `start_ms` (UTC).
         speed_up: Behaviour that passes in one unit of event time.
         behaviour: Parameters of the viewers.
-        shown_share: Share of reported ad breaks that the box also reports a display for, once the break is over.
+        shown_share: Share of reported ad breaks that the box also reports displays for: of one ad after the other,
+            each when it is over.
     """
     timeline = Timeline.starting(start_ms, start_hour=start_hour, speed_up=speed_up)
     fleet = Fleet(seed, boxes, timeline, behaviour)
@@ -99,29 +104,54 @@ def generate_log(  # noqa: PLR0913  likewise
         yield LogRecord(partition, offset, timestamp_ms, record.key, record.value, record.event_type, record.fault)
 
 
-def _with_displays(fleet: Fleet, until_ms: int, share: float, seed: int) -> Iterator[BoxEvent]:
-    """Let boxes answer a share of their ad breaks with a display that ends with the break.
+class _Display(NamedTuple):
+    """Ordered by its end; `seq` and `place` keep the comparison away from the event."""
 
-    Behaviour only ever advances to the next display, for the display takes the box's next sequence number.
+    ended_ms: int
+    box: int
+    seq: int
+    place: int
+    shown_ms: int
+    answered: AdBreak
+
+
+def _with_displays(fleet: Fleet, until_ms: int, share: float, seed: int) -> Iterator[BoxEvent]:
+    """Let boxes answer a share of their ad breaks with displays, the last of which ends with the break.
+
+    Behaviour only ever advances to the next end of a display, for its report takes the box's next sequence number.
     """
     timeline = fleet.timeline
-    waiting: list[tuple[int, int, AdBreak]] = []
+    waiting: list[_Display] = []
     while True:
-        for event in fleet.advance(min(until_ms, timeline.to_behaviour_ms(waiting[0][0])) if waiting else until_ms):
+        for event in fleet.advance(
+            min(until_ms, timeline.to_behaviour_ms(waiting[0].ended_ms)) if waiting else until_ms
+        ):
             yield event
             box = box_number(event.box_id, fleet.boxes)
             if isinstance(event, AdBreak) and box is not None and unit(draw(seed, box, event.seq)) < share:
-                heappush(waiting, (event.event_time_ms + event.starts_in_ms + event.duration_ms, box, event))
+                for display in _displays(event, box, timeline):
+                    heappush(waiting, display)
                 break
         else:
-            if not waiting or timeline.to_behaviour_ms(waiting[0][0]) > until_ms:
+            if not waiting or timeline.to_behaviour_ms(waiting[0].ended_ms) > until_ms:
                 return
-            ended_ms, box, answered = heappop(waiting)
+            ended = heappop(waiting)
+            answered = ended.answered
             auction = auction_id(answered.break_id, 0, answered.seq, answered.box_id)
             yield fleet.ad_shown(
-                box,
-                event_time_ms=ended_ms,
-                push_id=push_id(auction),
-                ad_id=f"ad-{draw(seed, answered.seq) % 100}",
-                shown_ms=answered.duration_ms,
+                ended.box,
+                event_time_ms=ended.ended_ms,
+                push_id=push_id(auction, ended.place),
+                ad_id=f"ad-{draw(seed, answered.seq, ended.place) % 100}",
+                shown_ms=ended.shown_ms,
             )
+
+
+def _displays(answered: AdBreak, box: int, timeline: Timeline) -> Iterator[_Display]:
+    """Displays that fill a break, of equal length."""
+    starts_ms = answered.event_time_ms + answered.starts_in_ms
+    lasts_ms = timeline.shrink(answered.duration_ms)
+    ads = max(1, round(answered.duration_ms / AD_MS))
+    ends = [starts_ms + lasts_ms * place // ads for place in range(ads + 1)]
+    for place, (begins_ms, ends_ms) in enumerate(pairwise(ends)):
+        yield _Display(ends_ms, box, answered.seq, place, ends_ms - begins_ms, answered)

@@ -43,11 +43,13 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
         heartbeat_ms: A box that is on reports this often.
         boot_ms: From power on to the first tune.
         break_period_ms: Shortest and longest mean distance of a channel's ad breaks.
-        break_durations_ms: Lengths of breaks, drawn evenly.
+        break_durations_ms: Lengths of breaks, drawn evenly: some for one ad, most for several. A speed-up does not
+            change what boxes report of them.
         break_lead_ms: A break is announced to the boxes this long before it starts...
         break_spread_ms: ...and boxes report it within this time, because they play the stream at different delays
             (1.5 segments of 6 s cover 90 % of ad calls in live streams).
         start_spread_ms: Boxes connect within this time at the start; event time, not shrunk by a speed-up.
+        consent_share: Share of viewers that agree to the use of their viewing history.
     """
 
     channels: int = 40
@@ -59,10 +61,11 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_ms: int = 30_000
     boot_ms: int = 2_000
     break_period_ms: tuple[int, int] = (720_000, 1_080_000)
-    break_durations_ms: tuple[int, ...] = (60_000, 90_000, 120_000, 180_000)
+    break_durations_ms: tuple[int, ...] = (30_000, 60_000, 90_000, 120_000)
     break_lead_ms: int = 10_000
     break_spread_ms: int = 9_000
     start_spread_ms: int = 10_000
+    consent_share: float = 0.9
 
     def __post_init__(self) -> None:
         """Refuse what the generator cannot honour; raises ValueError."""
@@ -75,3 +78,5 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
             )
         if not 0.0 <= self.zap_persistence < 1.0:
             raise ValueError(f"zap_persistence is {self.zap_persistence}, it must be in [0, 1)")
+        if not 0.0 <= self.consent_share <= 1.0:
+            raise ValueError(f"consent_share is {self.consent_share}, it must be in [0, 1]")

@@ -25,7 +25,9 @@ class EventSource(FixedPartitionedSource[tuple[str, Chunk], bytes]):
     Args:
         partitions: Kafka partitions that this process owns (decision D8); `None`: all.
         readers: Consumers to share them among, at most one per worker; each is one Bytewax partition.
-        stop: When set, the source ends at the next call, and the flow with a final snapshot.
+        stop: When set, the source reads no more and ends, and the flow with a final snapshot.
+        drained: Asked then: the source ends when it says so. At the end of input Bytewax lets one key after the other
+            finish what it has under way; what is done under another key cannot leave meanwhile, and is late.
         stop_at_end: End once every partition was read to its end, for replays.
         start: Instead of `events.start`.
         make_reader: Instead of a reader of the configured brokers, for tests.
@@ -38,6 +40,7 @@ class EventSource(FixedPartitionedSource[tuple[str, Chunk], bytes]):
         partitions: Sequence[int] | None = None,
         readers: int = 1,
         stop: threading.Event | None = None,
+        drained: Callable[[], bool] = lambda: True,
         stop_at_end: bool = False,
         start: StartPosition | None = None,
         make_reader: MakeReader | None = None,
@@ -56,6 +59,7 @@ class EventSource(FixedPartitionedSource[tuple[str, Chunk], bytes]):
         }
         self._chunk_records = events.chunk_records
         self._stop = stop or threading.Event()
+        self._drained = drained
         self._stop_at_end = stop_at_end
         self._start = start or StartPosition.parse(events.start)
         self._make_reader = make_reader or (
@@ -79,26 +83,33 @@ class EventSource(FixedPartitionedSource[tuple[str, Chunk], bytes]):
         reader = self._make_reader(layout, f"{step_id}.{for_part}")
         reader.start(origin)
         return EventPartition(
-            reader, layout, chunk_records=self._chunk_records, stop=self._stop, stop_at_end=self._stop_at_end
+            reader,
+            layout,
+            chunk_records=self._chunk_records,
+            stop=self._stop,
+            drained=self._drained,
+            stop_at_end=self._stop_at_end,
         )
 
 
 class EventPartition(StatefulSourcePartition[tuple[str, Chunk], bytes]):
     """One reader. Asks for no wake-up time of its own: Bytewax calls an idle source each millisecond (0.4 µs)."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the source was told, all by name
         self,
         reader: PartitionReader,
         layout: Layout,
         *,
         chunk_records: int,
         stop: threading.Event,
+        drained: Callable[[], bool],
         stop_at_end: bool,
     ) -> None:
         self._reader = reader
         self._layout = layout
         self._chunk_records = chunk_records
         self._stop = stop
+        self._drained = drained
         self._stop_at_end = stop_at_end
         # Building a key's text takes longer than looking it up.
         self._keys = {
@@ -110,17 +121,20 @@ class EventPartition(StatefulSourcePartition[tuple[str, Chunk], bytes]):
     def next_batch(self) -> Iterable[tuple[str, Chunk]]:
         """Chunks of what has arrived; never blocks."""
         if self._stop.is_set():
-            raise StopIteration
+            return self._end()
         runs = self._reader.poll(self._chunk_records)
         if not runs:
-            if self._stop_at_end and self._reader.caught_up:
-                raise StopIteration
-            return []
+            return self._end() if self._stop_at_end and self._reader.caught_up else []
         return [
             (self._keys[chunk.partition, chunk.group], chunk)
             for run in runs
             for chunk in chunks_of(run, self._layout.groups_per_partition)
         ]
+
+    def _end(self) -> list[tuple[str, Chunk]]:
+        if self._drained():
+            raise StopIteration
+        return []
 
     def snapshot(self) -> bytes:
         """Next offset of every partition; also shows them to lag tools."""

@@ -1,4 +1,4 @@
-"""Source of the warehouse flow: facts and decisions as they stand in the log, and ticks."""
+"""Source of the warehouse and notices flows: facts and decisions as they stand in the log, and ticks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from sources.kafka.start import PartitionId, StartPosition, split_among
 POLL_BYTES = 8_000_000
 SLICE_RECORDS = 16
 
+_BEGINNING = StartPosition("beginning")
+
 MakeReader = Callable[[Layout, str], PartitionReader]
 """From what to read and the client id to a reader that was not started."""
 
@@ -25,9 +27,11 @@ MakeReader = Callable[[Layout, str], PartitionReader]
 class WarehouseSource(FixedPartitionedSource[LogBatch | Tick, bytes]):
     """Emits a `LogBatch` per (topic, partition) and poll, and a `Tick` first after each of its snapshots.
 
-    Reads from the beginning when there is no state: what the topics hold belongs into the tables.
-
     Args:
+        group: Under which positions are shown to lag tools.
+        start: Where to begin when there is no state. The beginning suits the warehouse: what the topics hold belongs
+            into the tables.
+        may_read: When false, the source pauses; ticks come all the same.
         partitions: Kafka partitions that this process owns; `None`: all.
         readers: Consumers to share them among; each is one Bytewax partition and reads both topics.
         stop: When set, the source ends at the next call, and the flow with a final snapshot.
@@ -39,6 +43,9 @@ class WarehouseSource(FixedPartitionedSource[LogBatch | Tick, bytes]):
         self,
         config: Config,
         *,
+        group: str = "datastreamx-warehouse",
+        start: StartPosition = _BEGINNING,
+        may_read: Callable[[], bool] = lambda: True,
         partitions: Sequence[int] | None = None,
         readers: int = 1,
         stop: threading.Event | None = None,
@@ -60,10 +67,10 @@ class WarehouseSource(FixedPartitionedSource[LogBatch | Tick, bytes]):
         self._stop = stop or threading.Event()
         self._stop_at_end = stop_at_end
         self._make_reader = make_reader or (
-            lambda layout, client_id: PartitionReader(
-                config.kafka, layout, client_id=client_id, group="datastreamx-warehouse"
-            )
+            lambda layout, client_id: PartitionReader(config.kafka, layout, client_id=client_id, group=group)
         )
+        self._start = start
+        self._may_read = may_read
 
     def list_parts(self) -> list[str]:
         """One per reader. The same on every worker; Bytewax shares them out."""
@@ -76,29 +83,36 @@ class WarehouseSource(FixedPartitionedSource[LogBatch | Tick, bytes]):
             StateMismatchError: The snapshot belongs to other topics, partitions or key groups.
         """
         layout = self._layouts[for_part]
-        origin = StartPosition("beginning") if resume_state is None else decode_positions(resume_state, layout)
+        origin = self._start if resume_state is None else decode_positions(resume_state, layout)
         reader = self._make_reader(layout, f"{step_id}.{for_part}")
         reader.start(origin)
         return WarehousePartition(
-            reader, layout, records_max=self._records_max, stop=self._stop, stop_at_end=self._stop_at_end
+            reader,
+            layout,
+            records_max=self._records_max,
+            may_read=self._may_read,
+            stop=self._stop,
+            stop_at_end=self._stop_at_end,
         )
 
 
 class WarehousePartition(StatefulSourcePartition[LogBatch | Tick, bytes]):
     """One reader of both topics."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what the source was told
         self,
         reader: PartitionReader,
         layout: Layout,
         *,
         records_max: int,
+        may_read: Callable[[], bool],
         stop: threading.Event,
         stop_at_end: bool,
     ) -> None:
         self._reader = reader
         self._layout = layout
         self._records_max = records_max
+        self._may_read = may_read
         self._stop = stop
         self._stop_at_end = stop_at_end
         # Not at the start: what a sink's snapshot holds at a resume is durable anyway, and the sink knows it.
@@ -112,7 +126,7 @@ class WarehousePartition(StatefulSourcePartition[LogBatch | Tick, bytes]):
         if self._owes_tick:
             self._owes_tick = False
             items.append(Tick())
-        batches = self._poll()
+        batches = self._poll() if self._may_read() else []
         if not (items or batches) and self._stop_at_end and self._reader.caught_up:
             raise StopIteration
         return [*items, *batches]

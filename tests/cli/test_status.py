@@ -9,6 +9,7 @@ import pytest
 from datastreamx.cli.output import Exit
 from datastreamx.cli.query.filters import unfiltered_tables
 from datastreamx.cli.status import brokers
+from datastreamx.cli.status.brokers import flow_groups
 from datastreamx.cli.status.render import render
 from datastreamx.cli.status.report import (
     BigQueryStatus,
@@ -28,7 +29,7 @@ from datastreamx.cli.status.stores import look_at_store
 from datastreamx.cli.status.tables import freshness_sql
 from datastreamx.cli.terminal import show
 from datastreamx.tables import TABLES
-from tests.builders import T0
+from tests.builders import T0, config
 from tests.cli.running import Cli
 
 
@@ -46,12 +47,13 @@ def status(*lags: Lag, written_ms: int | None = T0, kafka: Any = None, bigquery:
     )
 
 
-def decision(decided_ms: int) -> LastDecision:
+def decision(decided_ms: int, *, ads: int = 1) -> LastDecision:
     return LastDecision(
         auction_id="a" * 32,
         decided_ms=decided_ms,
         status="won",
         channel_id="ch1",
+        ads=ads,
         aggregator="alpha",
         price_micros=4_250_000,
         currency="USD",
@@ -134,6 +136,11 @@ def test_table_shows_lower_bounds_and_unknown_lags(capsys: pytest.CaptureFixture
     assert not any(line.endswith(" ") for line in out.splitlines())
 
 
+def test_break_of_several_ads_is_no_win_of_one_aggregator(capsys: pytest.CaptureFixture[str]) -> None:
+    show(*render(status(kafka=KafkaStatus(address="a:1", last_decision=decision(T0 - 1_500, ads=3)))))
+    assert "won, 3 ads at 4.25 USD CPM on ch1" in capsys.readouterr().out
+
+
 def test_store_age_is_that_of_its_newest_file(tmp_path: Path) -> None:
     for name, age_s in (("part-0.sqlite3", 100), ("part-0.sqlite3-wal", 10), ("other", 0)):
         (tmp_path / name).write_bytes(b"12345")
@@ -144,6 +151,12 @@ def test_store_age_is_that_of_its_newest_file(tmp_path: Path) -> None:
 
 def test_a_store_elsewhere_is_no_error(tmp_path: Path) -> None:
     assert look_at_store(tmp_path / "none").written_ms is None
+
+
+def test_flow_of_notices_is_looked_at_only_if_somebody_wants_notices() -> None:
+    assert [*flow_groups(config())] == ["ads", "warehouse"]
+    wanted = config('notices = ["win"]\nnotice_hosts = ["track.example.com"]')
+    assert flow_groups(wanted)["notices"] == "datastreamx-notices"
 
 
 def test_freshness_asks_every_table_within_its_partitions() -> None:

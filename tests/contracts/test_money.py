@@ -49,3 +49,17 @@ def test_anything_else_is_a_reply_error(text: bytes) -> None:
 @pytest.mark.parametrize(("micros", "text"), [(0, "0"), (1, "0.000001"), (10_000_000, "10"), (11_250_000, "11.25")])
 def test_written_prices_have_neither_exponent_nor_idle_zeros(micros: int, text: str) -> None:
     assert decimal_text(micros) == text
+
+
+@pytest.mark.parametrize(
+    "text", [b"1_000", b" 1", b"1 ", b"+1", b"1.", b".5", b"0x10", b"1e", b"", b"NaN", b"Infinity"]
+)
+def test_notations_that_only_python_reads_are_refused(text: bytes) -> None:
+    with pytest.raises(ReplyError, match="no number"):
+        micros_of(text)
+
+
+@pytest.mark.parametrize("text", [b"1e99999999999999999999", b"1e-99999999999999999999", b"9" * 65])
+def test_numbers_of_no_size_are_refused_and_not_computed(text: bytes) -> None:
+    with contextlib.suppress(ReplyError):
+        assert micros_of(text) == 0

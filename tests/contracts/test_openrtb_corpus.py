@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,21 +52,35 @@ def test_requests_are_read_or_refused_and_survive_a_round_trip() -> None:
 def test_replies_give_bids_or_a_reason() -> None:
     asked = {line["case"]: line["request"] for line in _lines("requests.ndjson")}
     counts: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     for line in _lines("responses.ndjson"):
         body = line["body"]
         call = _call_answered_by(body, asked.get(line["case"]))
         raw = body.encode() if isinstance(body, str) else json.dumps(body).encode()
         try:
-            bids = ADAPTER.make_bids(call, HttpReply(status=line["status"], body=raw))
+            answer = ADAPTER.make_bids(call, HttpReply(status=line["status"], body=raw))
         except ReplyError as error:
             counts[error.code.label if error.detail else "refused without a detail"] += 1
+            reasons[f"{error.code.label}: {_kind(error.detail)}"] += 1
         else:
-            counts["bids" if bids else "no bid"] += 1
-            assert all(0 < bid.price_micros < 10**12 for bid in bids), line["case"]
+            counts["bids" if answer.bids else "no bid"] += 1
+            reasons.update(f"{error.code.label}, beside bids: {_kind(error.detail)}" for error in answer.refused)
+            for bid in answer.bids:
+                assert 0 < bid.price_micros < 10**12, line["case"]
+                assert (bid.creative_url is None) == (not bid.creative_hosts), line["case"]
     print("replies:", dict(counts))  # noqa: T201  the counts are what a reader of the test wants to see
+    for reason, count in reasons.most_common():
+        print(f"{count:6} {reason}")  # noqa: T201  likewise
     assert set(counts) <= {"bids", "no bid", "creative_rejected", "invalid_response", "error"}
-    assert counts["bids"] >= 50
+    assert counts["no bid"] >= 70
+    # Most of the corpus' VAST is a stand-in without an ad; what is left is whole.
+    assert counts["bids"] >= 20
     assert counts["creative_rejected"] >= 100, "banners must not pass as video"
+
+
+def _kind(detail: str) -> str:
+    """A message without what differs from reply to reply."""
+    return re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "…", detail)[:80]
 
 
 def _call_answered_by(body: Any, request: dict[str, Any] | None) -> HttpCall:

@@ -39,7 +39,9 @@ def test_demo_keeps_every_promise_while_its_workers_are_killed(tmp_path: Path) -
     assert (summary["events"]["lost"], summary["events"]["duplicated"]) == (0, 0)
     assert (summary["pushes"]["duplicated"], summary["pushes"]["after_deadline"]) == (0, 0)
     assert summary["pushes"]["shown"] > 100
-    assert summary["restarts"] == {"ads": 1, "warehouse": 1}
+    assert summary["restarts"] == {"ads": 1, "warehouse": 1, "notices": 1}
+    assert summary["notices"]["repeated"] == 0
+    assert min(summary["notices"][event] for event in ("win", "loss", "billing")) > 100
     assert summary["events"]["dead_letters"] > 0
     assert set(summary["aggregators"]) == {"adriatic", "baltic", "caspian"}
     assert all(count > 0 for count in summary["bigquery"]["tables"].values())

@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from aggregators.registry import build_adapters
 from datastreamx import metrics
+from datastreamx.cli.aggregator.command import aggregator
 from datastreamx.cli.app import app
 from datastreamx.config import parse_config
 from datastreamx.model.auction import Outcome
@@ -26,10 +27,13 @@ DOCUMENTS = sorted(
 )
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+AUCTION = (ROOT / "docs" / "auction.md").read_text(encoding="utf-8")
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`\n]+)`")
+_COMMAND = re.compile(r"(?:^|[\s/])datastreamx ([a-z]+)(?: (ads|warehouse|notices|test|list)\b)?", re.MULTILINE)
+_PROOF = re.compile(r"\[`(test_\w+)`\]\(([^)\s]+)\)")
 _TOP_LEVEL = {path.name for path in ROOT.iterdir()}
 
 
@@ -52,12 +56,12 @@ def anchors(text: str) -> set[str]:
 
 
 def commands(texts: Iterable[str]) -> set[tuple[str, ...]]:
-    """`datastreamx COMMAND [FLOW]` in code, inline or fenced."""
+    """`datastreamx COMMAND [FLOW or SUBCOMMAND]` in code, inline or fenced."""
     found = set()
     for text in texts:
         code = [*_CODE.findall(prose(text)), *(body for _, body in _FENCE.findall(text))]
         for part in code:
-            for match in re.finditer(r"(?:^|[\s/])datastreamx ([a-z]+)(?: (ads|warehouse)\b)?", part, re.MULTILINE):
+            for match in _COMMAND.finditer(part):
                 found.add(tuple(word for word in match.groups() if word))
     return found
 
@@ -81,6 +85,24 @@ def test_every_path_in_code_exists(document: Path) -> None:
         is_path = re.fullmatch(r"[\w.\-]+(/[\w.\-]+)+/?", code) and code.split("/")[0] in _TOP_LEVEL
         if is_path:
             assert (ROOT / code).exists(), f"{code}: no such file"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names_of(DOCUMENTS))
+def test_every_test_that_proves_something_exists_where_it_is_said_to_be(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for name, target in _PROOF.findall(text):
+        source = (document.parent / target).read_text(encoding="utf-8")
+        assert re.search(rf"^(async )?def {name}\(", source, re.MULTILINE), f"{target} has no {name}"
+
+
+def test_every_semantic_of_the_auction_names_the_test_that_proves_it() -> None:
+    """A test that is named without its place could be gone unnoticed."""
+    compared = AUCTION.partition("\n## Compared")[2].partition("\n## ")[0]
+    rows = [line for line in compared.splitlines() if line.startswith("|") and "|---" not in line]
+    heads = [line for line in rows if line.endswith("| Proved by |")]
+    assert heads
+    assert [line for line in rows if line not in heads and not _PROOF.search(line)] == []
+    assert re.findall(r"(?<!\[)`test_\w+`", AUCTION) == []
 
 
 def test_every_page_below_docs_is_linked_from_the_readme_or_an_index() -> None:
@@ -129,7 +151,7 @@ def test_no_document_names_a_metric_that_does_not_exist() -> None:
 
 @pytest.mark.parametrize("outcome", Outcome, ids=lambda outcome: outcome.label)
 def test_every_outcome_code_is_described(outcome: Outcome) -> None:
-    assert f"| {int(outcome)} | `{outcome.label}` |" in ARCHITECTURE
+    assert f"| {int(outcome)} | `{outcome.label}` |" in AUCTION
 
 
 @pytest.mark.parametrize("reason", REASONS)
@@ -160,7 +182,9 @@ def test_make_targets_in_the_documents_exist() -> None:
 def test_commands_in_the_documents_exist() -> None:
     known = set(get_command(app).commands)  # type: ignore[attr-defined]  # the root is a group
     named = commands(document.read_text(encoding="utf-8") for document in DOCUMENTS)
-    assert {("demo",), ("run", "ads"), ("run", "warehouse"), ("validate",), ("plan",), ("apply",)} <= named
+    assert {("demo",), ("validate",), ("plan",), ("apply",), ("aggregator", "test"), ("aggregator", "list")} <= named
+    assert {("run", "ads"), ("run", "warehouse"), ("run", "notices")} <= named
+    assert set(get_command(aggregator).commands) == {"test", "list"}  # type: ignore[attr-defined]  # likewise
     assert {command[0] for command in named} - known == set()
 
 

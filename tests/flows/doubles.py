@@ -23,6 +23,7 @@ from datastreamx.acks import AckedOffsets
 from datastreamx.model.auction import DecidedAuction, Decision
 from datastreamx.model.log import Tick
 from datastreamx.tables import TABLES
+from datastreamx.wire.decisions import decode_decided, encode_decision
 
 
 class Script:
@@ -182,7 +183,7 @@ class DecisionTopic:
     def read_back(self, partition: int, from_offset: int | None) -> list[DecidedAuction]:
         first = 0 if from_offset is None else from_offset + 1
         return [
-            DecidedAuction(decision.auction_id, decision.group, decision.offset)
+            decode_decided(encode_decision(decision))
             for decision in self.records[first:]
             if decision.partition == partition
         ]

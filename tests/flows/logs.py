@@ -13,7 +13,7 @@ from datastreamx.config import Config
 from datastreamx.model import identity
 from datastreamx.model.auction import Opportunity
 from datastreamx.model.chunk import Chunk, Record
-from datastreamx.model.events import BoxEvent
+from datastreamx.model.events import BoxEvent, Consent
 from datastreamx.model.keygroup import KeyGroup, group_of
 from datastreamx.tables import BOX_EVENTS, VIEWING_SESSIONS, Row, record_batch
 from datastreamx.wire.events import decode_event, encode_event
@@ -23,6 +23,8 @@ from tests.builders import T0, ad_break, config, heartbeat, power, shown, tune
 
 PARTITIONS = 2
 GROUPS = 2
+
+CONSENTS = (None, Consent(), Consent(history=True, gdpr=1, tcf="CPXxRfA"))
 
 LAG_MS = 7
 _BROKEN = b"{"
@@ -100,9 +102,9 @@ def _draw_event(rng: random.Random, at_ms: int, box: str, seq: int) -> BoxEvent:
     late_ms = at_ms - 30_000 if rng.random() < 0.05 else at_ms
     match rng.randrange(8):
         case 0 | 1 | 2:
-            return tune(late_ms, rng.choice("abc"), **place)
+            return tune(late_ms, rng.choice("abc"), consent=rng.choice(CONSENTS), **place)
         case 3:
-            return ad_break(late_ms, rng.choice("abc"), **place)
+            return ad_break(late_ms, rng.choice("abc"), consent=rng.choice(CONSENTS), **place)
         case 4:
             # Displays have ids of their own: which of two displays of one push is matched is up to their order.
             return shown(late_ms, f"{box}-{seq}", **place)

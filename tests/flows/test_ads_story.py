@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import pytest
 from bytewax.recovery import init_db_dir
 from bytewax.testing import TestingSink
 
-from aggregators.registry import build_adapters
 from datastreamx.acks import AckedOffsets
 from datastreamx.clock import ManualClock
 from datastreamx.config import Config
@@ -22,11 +22,7 @@ from datastreamx.model.keygroup import KeyGroup
 from datastreamx.tables import FACT_TABLES, record_batch
 from datastreamx.wire.facts import FactBatch
 from flows import ads
-from flows.ports.ads import AdsPorts
-from operators.bidding.caller import Caller
-from operators.bidding.house import AuctionHouse
-from operators.bidding.memory import DecidedMemory
-from operators.bidding.step import BiddingPorts
+from flows.ports.ads import AdsPorts, live_bidding_ports
 from operators.repeats.marks import HighWaterMarks
 from operators.viewing.box import SEQ_WINDOW
 from tests.builders import T0
@@ -55,24 +51,18 @@ class Story:
 
     def run(self, script: Script, epoch: timedelta, store: Path) -> None:
         """One process: all that it knows of earlier ones is in the store and in the topics."""
-        settings = self.settings
-        # The clock stands still, so that no auction is late however slow the machine is.
-        clock = ManualClock(T0)
-        adapters = build_adapters(settings.aggregators)
-        callers = [Caller(one, adapters[one.name], settings.auction) for one in settings.aggregators]
-        house = AuctionHouse(callers, settings.auction, clock)
         acked = AckedOffsets()
-        ports = AdsPorts(
-            events=ScriptedSource(script),
-            bidding=BiddingPorts(house, DecidedMemory(self.decisions), acked, clock),
-            ad_push=self.decisions.sink(acked),
-            facts=TestingSink(self.facts),
-            dead_letters=TestingSink(self.dead_letters),
-        )
-        try:
-            run_epochs(ads.build(settings, ports), epoch, store)
-        finally:
-            house.close()
+        with ExitStack() as resources:
+            # The clock stands still, so that no auction is late however slow the machine is.
+            bidding = live_bidding_ports(self.settings, self.decisions, acked, resources, ManualClock(T0))
+            ports = AdsPorts(
+                events=ScriptedSource(script),
+                bidding=bidding,
+                ad_push=self.decisions.sink(acked),
+                facts=TestingSink(self.facts),
+                dead_letters=TestingSink(self.dead_letters),
+            )
+            run_epochs(ads.build(self.settings, ports), epoch, store)
 
 
 def tell(settings: Config, items: list[Any], places: tuple[int, ...], epoch: timedelta, store: Path) -> Story:
@@ -150,7 +140,7 @@ def test_decision_says_what_the_opportunity_said_and_who_won(settings: Config, t
         shared = set(decision.__struct_fields__) & set(found.__struct_fields__)
         assert {name: getattr(decision, name) for name in shared} == {name: getattr(found, name) for name in shared}
         assert decision.status == ("expired" if found.expired else "won")
-        assert (decision.push_id is None) == (decision.winner is None) == found.expired
+        assert (decision.push_id is None) == (not decision.ads) == found.expired
 
 
 def test_chunks_of_another_size_change_no_fact_and_no_opportunity(settings: Config, tmp_path: Path) -> None:

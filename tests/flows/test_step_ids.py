@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 
@@ -12,13 +13,15 @@ from bytewax.visualize import RenderedOperator, to_rendered
 
 from datastreamx.acks import AckedOffsets
 from datastreamx.clock import SystemClock
-from datastreamx.config import AuctionConfig
-from flows import ads, warehouse
-from flows.ports.ads import AdsPorts
+from datastreamx.config import NoticesConfig
+from flows import ads, notices, warehouse
+from flows.ports.ads import AdsPorts, live_bidding_ports
+from flows.ports.notices import NoticesPorts
 from flows.ports.warehouse import WarehousePorts
-from operators.bidding.house import AuctionHouse
-from operators.bidding.memory import DecidedMemory
-from operators.bidding.step import BiddingPorts
+from operators.async_map.executor import Executor
+from operators.notices.outbox import Reply
+from operators.notices.sender import HttpSender
+from operators.notices.step import NoticePorts
 from tests.builders import config
 from tests.flows.doubles import DecisionTopic
 
@@ -27,25 +30,30 @@ SCREEN_LINES = 40
 
 
 def ads_flow() -> Dataflow:
-    clock = SystemClock()
-    house = AuctionHouse([], AuctionConfig(), clock)
-    return ads.build(
-        config(),
-        AdsPorts(
+    with ExitStack() as resources:
+        bidding = live_bidding_ports(config(), DecisionTopic(), AckedOffsets(), resources, SystemClock())
+        ports = AdsPorts(
             events=TestingSource([]),
-            bidding=BiddingPorts(house, DecidedMemory(DecisionTopic()), AckedOffsets(), clock),
+            bidding=bidding,
             ad_push=TestingSink([]),
             facts=TestingSink([]),
             dead_letters=TestingSink([]),
-        ),
-    )
+        )
+        return ads.build(config(), ports)
 
 
 def warehouse_flow() -> Dataflow:
     return warehouse.build(config(), WarehousePorts(log=TestingSource([]), bigquery=TestingSink([])))
 
 
-FLOWS = pytest.mark.parametrize("make", [ads_flow, warehouse_flow], ids=["ads", "warehouse"])
+def notices_flow() -> Dataflow:
+    clock = SystemClock()
+    executor: Executor[Reply] = Executor(capacity=1, concurrency=1, clock=clock, name="notices")
+    sending = NoticePorts(executor, HttpSender((), NoticesConfig()), clock)
+    return notices.build(config(), NoticesPorts(log=TestingSource([]), sending=sending, dead_letters=TestingSink([])))
+
+
+FLOWS = pytest.mark.parametrize("make", [ads_flow, warehouse_flow, notices_flow], ids=["ads", "warehouse", "notices"])
 
 
 def steps(flow: Dataflow) -> list[str]:
@@ -81,7 +89,7 @@ STATEFUL = {
     "ads": {
         "ads.events",
         "ads.viewing.state",
-        "ads.bidding.auctions",
+        "ads.bidding.auctions.jobs",
     },
     "warehouse": {
         "warehouse.topics",
@@ -89,6 +97,13 @@ STATEFUL = {
         "warehouse.decisions.firsts",
         "warehouse.impressions.join",
         "warehouse.rollups.counts",
+    },
+    "notices": {
+        "notices.topics",
+        "notices.repeats.marks",
+        "notices.decisions.firsts",
+        "notices.impressions.join",
+        "notices.send.outbox",
     },
 }
 
@@ -113,7 +128,7 @@ def test_ids_are_unique(make: Callable[[], Dataflow]) -> None:
     assert len(set(ids)) == len(ids)
 
 
-@pytest.mark.parametrize("module", [ads, warehouse], ids=["ads", "warehouse"])
+@pytest.mark.parametrize("module", [ads, warehouse, notices], ids=["ads", "warehouse", "notices"])
 def test_graph_fits_one_screen(module: ModuleType) -> None:
     lines = inspect.getsource(module.build).splitlines()
     assert len(lines) <= SCREEN_LINES, f"{module.__name__}.build has {len(lines)} lines; move detail into operators"

@@ -17,20 +17,31 @@ from bytewax.errors import BytewaxRuntimeError
 from bytewax.recovery import init_db_dir
 
 from datastreamx.config import Config
-from datastreamx.model.auction import Decision
+from datastreamx.model.auction import Decision, Outcome, WinningAd
+from datastreamx.model.identity import push_id
 from datastreamx.model.log import LogBatch
-from datastreamx.tables import AD_DECISIONS, BIDS, BOX_EVENTS, IMPRESSIONS, TABLES, VIEWING_SESSIONS, Row, record_batch
+from datastreamx.tables import (
+    AD_DECISIONS,
+    BIDS,
+    BOX_EVENTS,
+    IMPRESSIONS,
+    LATE_BIDS,
+    TABLES,
+    VIEWING_SESSIONS,
+    Row,
+    record_batch,
+)
 from datastreamx.wire.decisions import encode_decision
 from datastreamx.wire.facts import FactBatch, encode_facts
 from flows import warehouse
 from flows.ports.warehouse import WarehousePorts
-from operators.decisions.rows import bid_rows, decision_row
+from operators.decisions.rows import bid_rows, decision_row, late_row
 from operators.impressions.join import Display, Impression, Push, impression_row
-from tests.builders import T0
+from tests.builders import T0, outcome, winning_ad
 from tests.flows.doubles import Script, ScriptedSource, SettledSink, SettledTables, run_epochs
 from tests.flows.logs import PARTITIONS, BoxLog, Oracle, draw_logs, facts_from, oracle_of, story_config
 from tests.operators.naive import naive_totals, summed
-from tests.operators.test_decisions import won
+from tests.operators.test_decisions import late, won
 
 SEED = 20_240_917
 EPOCHS = [timedelta(0), timedelta(milliseconds=5), timedelta(hours=1)]
@@ -63,10 +74,17 @@ class World:
     @cached_property
     def impressions(self) -> list[Impression]:
         """Every display, with its push if it has one."""
-        pushes = {decision.push_id: decision for _, decision in self.firsts}
-        return [
-            Impression(found, _push(pushes.get(found.push_id))) for found in map(_display, self.event_rows) if found
-        ]
+        pushes = {ad.push_id: _push(decision, ad) for _, decision in self.firsts for ad in decision.ads}
+        return [Impression(found, pushes.get(found.push_id)) for found in map(_display, self.event_rows) if found]
+
+    @property
+    def late_rows(self) -> list[Row]:
+        """Late answers, each once, with the first record of an auction that carries it."""
+        found: dict[tuple[str, str], Row] = {}
+        for offset, decision in self.firsts:
+            for told in decision.late:
+                found.setdefault((told.auction_id, told.aggregator), late_row(told, decision.partition, offset))
+        return list(found.values())
 
     def expected(self) -> dict[str, list[dict[str, Any]]]:
         """Rows of every table but the rollups."""
@@ -77,6 +95,7 @@ class World:
             ],
             AD_DECISIONS.name: [decision_row(decision, offset) for offset, decision in self.firsts],
             BIDS.name: [row for offset, decision in self.firsts for row in bid_rows(decision, offset)],
+            LATE_BIDS.name: self.late_rows,
             IMPRESSIONS.name: [impression_row(found) for found in self.impressions],
         }
         return {table: in_order(record_batch(TABLES[table], found).to_pylist()) for table, found in rows.items()}
@@ -90,17 +109,15 @@ def _display(row: Row) -> Display | None:
     return Display(fields["event_time"] // 1000, *(fields[name] for name in names))
 
 
-def _push(decision: Decision | None) -> Push | None:
-    if decision is None or decision.winner is None:
-        return None
-    winner = decision.winner
+def _push(decision: Decision, ad: WinningAd) -> Push:
     return Push(
         decision.auction_id,
-        winner.aggregator,
-        winner.price_micros,
-        winner.currency,
+        ad.aggregator,
+        ad.price_micros,
+        ad.currency,
         decision.channel_id,
         decision.decided_ms,
+        ad.bid_id,
     )
 
 
@@ -146,28 +163,44 @@ def _last_offset(message: FactBatch) -> int:
 
 
 def _decision_records(oracle: Oracle, rng: random.Random) -> list[tuple[int, Decision]]:
-    """Decisions behind most of the displays, and some that are never displayed; some follow twice."""
+    """Decisions behind most of the displays, and some that are never displayed; some follow twice.
+
+    Each second display belongs to the second ad of a break, and each third decision brings a late answer.
+    """
     shown = [
         row for (_, table), rows in oracle.rows.items() if table == "box_events" for row in rows if row[6] == "ad_shown"
     ]
     found: list[Decision] = []
     for number, row in enumerate(shown):
-        push_id = f"push-never-{number}" if rng.random() < 0.3 else str(row[11])
+        auction_id = f"{number:032x}"
+        displayed = f"push-never-{number}" if rng.random() < 0.3 else str(row[11])
+        ads = [winning_ad(auction_id, ad_id=f"first-{number}"), winning_ad(auction_id, 1, price_micros=1_500_000)]
+        ads = ads[: 1 + number % 2]
+        ads[-1] = msgspec.structs.replace(ads[-1], push_id=displayed)
         decision = won(
             number,
             partition=row[18],
             decided_ms=T0 + rng.randrange(0, 100_000),
             channel_id=rng.choice("abc"),
-            ad=f"first-{number}",
+            outcomes=(outcome("alpha", Outcome.WON, bids=3, ads_won=len(ads)), outcome("beta", Outcome.TIMEOUT)),
+            ads=tuple(ads),
+            push_id=ads[0].push_id,
+            late=(late(number, decided_ms=T0 + number),) if number % 3 == 0 else (),
         )
-        found.append(msgspec.structs.replace(decision, push_id=push_id))
+        found.append(decision)
     rng.shuffle(found)
     repeated: list[Decision] = []
     waiting: list[Decision] = []
     for decision in found:
         repeated.append(decision)
         if rng.random() < 0.3:
-            again = msgspec.structs.replace(decision, push_id="push-second", decided_ms=decision.decided_ms + 50)
+            again = msgspec.structs.replace(
+                decision,
+                ads=(winning_ad("second"),),
+                push_id=push_id("second"),
+                decided_ms=decision.decided_ms + 50,
+                late=decision.late or (late(5_000 + len(repeated)),),
+            )
             waiting.append(again)
         if waiting and rng.random() < 0.4:
             repeated.append(waiting.pop(0))

@@ -22,7 +22,7 @@ from datastreamx.model.chunk import Chunk
 from datastreamx.model.keygroup import KeyGroup, group_of
 from datastreamx.tables import BOX_EVENTS, MINUTE_ROLLUPS, TABLES, Row, Table
 from datastreamx.wire.decisions import decode_decision
-from operators.decisions.rows import bid_rows, decision_row
+from operators.decisions.rows import bid_rows, decision_row, late_row
 from operators.decode.records import decode_chunk
 from operators.viewing.snapshot import encode_snapshot
 from operators.viewing.state import KeyGroupState
@@ -40,6 +40,7 @@ POSITION = ("source_partition", "key_group", "source_offset", "ordinal")
 Position = tuple[object, ...]
 """(table, source partition, key group, source offset, ordinal) of a fact."""
 
+_BIDS = {"won", "outbid", "below_floor", "currency", "creative_rejected", "advertiser_blocked"}
 _ERRORS = {"error", "invalid_response", "unreachable", "oversize"}
 
 
@@ -123,22 +124,34 @@ def tables_behind(expected: Expected, log: Decided) -> dict[str, Counter[Row]]:
         "viewing_sessions": expected.sessions,
         "ad_decisions": Counter(decision_row(decision, offset) for decision, offset in log.firsts.values()),
         "bids": Counter(row for decision, offset in log.firsts.values() for row in bid_rows(decision, offset)),
+        "late_bids": Counter(late_rows(log)),
         "impressions": Counter(impressions(expected, log)),
     }
 
 
+def late_rows(log: Decided) -> list[Row]:
+    """Late answers; one that is told again in the same partition, because its auction was re-issued, is left out."""
+    rows: dict[tuple[int, str, str], Row] = {}
+    # In log order within each partition: which record comes first matters here.
+    for decision, offset in sorted(log.firsts.values(), key=lambda first: (first[0].partition, first[1])):
+        for late in decision.late:
+            place = (decision.partition, late.auction_id, late.aggregator)
+            rows.setdefault(place, late_row(late, decision.partition, offset))
+    return list(rows.values())
+
+
 def impressions(expected: Expected, log: Decided) -> list[Row]:
     """Each display joined to its decision; a push may be displayed once."""
-    pushes = {decision.push_id: decision for decision in log.decisions if decision.winner is not None}
+    pushes = {ad.push_id: (decision, ad) for decision in log.decisions for ad in decision.ads}
     rows: list[Row] = []
     displayed: set[object] = set()
     for event in expected.events:
         shown = _named(BOX_EVENTS, event)
         if shown["type"] != "ad_shown":
             continue
-        decision = pushes.get(str(shown["push_id"]))
-        if decision is None or decision.winner is None:
+        if shown["push_id"] not in pushes:
             continue  # It waits for its decision, for longer than a test takes.
+        decision, ad = pushes[str(shown["push_id"])]
         assert shown["push_id"] not in displayed, f"{shown['push_id']} was displayed twice: the input is wrong"
         displayed.add(shown["push_id"])
         rows.append(
@@ -146,9 +159,9 @@ def impressions(expected: Expected, log: Decided) -> list[Row]:
                 *(shown[name] for name in ("event_time", "box_key", "push_id", "ad_id", "shown_ms")),
                 True,
                 decision.auction_id,
-                decision.winner.aggregator,
-                decision.winner.price_micros,
-                decision.winner.currency,
+                ad.aggregator,
+                ad.price_micros,
+                ad.currency,
                 decision.channel_id,
                 decision.decided_ms * 1000,
                 *(shown[name] for name in POSITION),
@@ -184,10 +197,10 @@ def rollup_sums(expected: Expected, log: Decided) -> dict[RollupKey, dict[str, i
                 decision.channel_id,
                 outcome.aggregator,
                 calls=outcome.called,
-                bids=outcome.price_micros is not None,
-                wins=outcome.code is Outcome.WON,
+                bids=outcome.code.label in _BIDS or (outcome.code is Outcome.EXPIRED and outcome.bid_id is not None),
+                wins=sum(ad.aggregator == outcome.aggregator for ad in decision.ads),
                 timeouts=outcome.code is Outcome.TIMEOUT,
-                errors=outcome.code.label in _ERRORS,
+                errors=outcome.called and outcome.code.label in _ERRORS,
             )
     for shown in impressions(expected, log):
         aggregator, price_micros, channel_id = shown[7], shown[8], shown[10]
@@ -198,8 +211,11 @@ def rollup_sums(expected: Expected, log: Decided) -> dict[RollupKey, dict[str, i
 
 def opportunity_of(decision: Decision) -> Opportunity:
     """The context that a decision carries, less what it does not tell."""
-    fields = {name: getattr(decision, name) for name in Opportunity.__struct_fields__ if name != "expired"}
+    fields = {name: getattr(decision, name) for name in Opportunity.__struct_fields__ if name not in _UNTOLD}
     return Opportunity(**fields)
+
+
+_UNTOLD = {"expired", "consent"}
 
 
 @dataclass(frozen=True)
@@ -249,7 +265,7 @@ def _decision_differences(config: Config, expected: Expected, log: Decided) -> l
     found = [f"auction {auction_id} has {count} records" for auction_id, count in log.repeated.items()]
     contexts = {auction_id: opportunity_of(decision) for auction_id, (decision, _) in log.firsts.items()}
     wanted = {
-        auction_id: msgspec.structs.replace(opportunity, expired=False)
+        auction_id: msgspec.structs.replace(opportunity, expired=False, consent=None)
         for auction_id, opportunity in expected.opportunities.items()
     }
     found += _set_differences("opportunities decided", contexts, wanted)
@@ -257,15 +273,28 @@ def _decision_differences(config: Config, expected: Expected, log: Decided) -> l
     for decision in log.decisions:
         who = f"auction {decision.auction_id}"
         opportunity = expected.opportunities.get(decision.auction_id)
-        if (decision.winner is not None) != (decision.status == "won"):
-            found.append(f"{who} is {decision.status} with winner {decision.winner}")
-        if decision.winner is not None and decision.decided_ms > decision.deadline_ms:
+        if bool(decision.ads) != (decision.status == "won"):
+            found.append(f"{who} is {decision.status} with {len(decision.ads)} ads")
+        pushes = [ad.push_id for ad in decision.ads]
+        if pushes != [identity.push_id(decision.auction_id, place) for place in range(len(pushes))]:
+            found.append(f"{who} has the pushes {pushes}")
+        if decision.push_id != (pushes[0] if pushes else None):
+            found.append(f"{who} has the push {decision.push_id}, its ads {pushes}")
+        if sum(outcome.ads_won for outcome in decision.outcomes) != len(decision.ads):
+            found.append(f"{who} has {len(decision.ads)} ads, its outcomes say otherwise")
+        if decision.history_allowed and config.privacy.history == "consented" and not _consented(opportunity):
+            found.append(f"{who} let viewing history out without consent")
+        if decision.ads and decision.decided_ms > decision.deadline_ms:
             found.append(f"{who} was won {decision.decided_ms - decision.deadline_ms} ms after its deadline")
         if opportunity is not None and opportunity.expired and decision.status != "expired":
             found.append(f"{who} had expired and is {decision.status}")
         if sorted(outcome.aggregator for outcome in decision.outcomes) != aggregators:
             found.append(f"{who} has outcomes of {[outcome.aggregator for outcome in decision.outcomes]}")
     return found
+
+
+def _consented(opportunity: Opportunity | None) -> bool:
+    return opportunity is not None and opportunity.consent is not None and opportunity.consent.history
 
 
 def _sum_differences(evidence: Evidence, expected: Expected) -> list[str]:

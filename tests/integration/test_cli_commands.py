@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,16 @@ from datastreamx import topics
 from datastreamx.cli.output import Exit
 from datastreamx.clock import SystemClock
 from datastreamx.config import Config, load_config
-from datastreamx.model.auction import AggregatorOutcome, Decision, Outcome, Winner
+from datastreamx.errors import UnsafeTableError
+from datastreamx.model.auction import AggregatorOutcome, Decision, LateBid, Outcome, WinningAd
 from datastreamx.model.identity import box_key, push_id
-from datastreamx.tables import TABLES, Kind, Row
+from datastreamx.tables import AD_DECISIONS, BIDS, LATE_BIDS, TABLES, Column, Kind, Row, Table
 from datastreamx.wire.decisions import encode_decision
-from operators.decisions.rows import bid_rows, decision_row
+from operators.decisions.rows import bid_rows, decision_row, late_row
 from simulator.bigquery import LocalBigQuery
 from simulator.fleet.ledger import read_ledger
 from sinks.bigquery.client import rest_client
+from sinks.bigquery.schema import apply_tables, check_tables
 from sources.kafka.events import EventSource
 from sources.kafka.warehouse import WarehouseSource
 from tests.cli.running import Cli, Ended, make_cli
@@ -143,6 +146,40 @@ def test_plan_changes_nothing_and_apply_makes_all_of_it_once(cli: Cli, path: Pat
     assert cli("plan", "--config", str(path), "--json").json["kafka"]["state"] == "ready"
 
 
+def test_dataset_of_an_earlier_release_gets_the_columns_and_tables_that_it_lacks(cli: Cli, applied: Path) -> None:
+    config = load_config(applied)
+    client = rest_client(config.bigquery)
+    earlier = [replace(table, columns=_of_version_1(table)) for table in (AD_DECISIONS, BIDS)]
+    for name in (AD_DECISIONS.name, BIDS.name, LATE_BIDS.name):
+        client.delete_table(f"{config.bigquery.project}.{config.bigquery.dataset}.{name}")
+    assert len(apply_tables(client, config.bigquery, earlier)) == len(earlier)
+    old = decision("old", ago_ms=60_000)
+    insert(config, "ad_decisions", [decision_row(old, 0)], version=1)
+    insert(config, "bids", bid_rows(old, 0), version=1)
+    with pytest.raises(UnsafeTableError, match="datastreamx apply"):
+        check_tables(client, config.bigquery)
+
+    changes = cli("plan", "-c", str(applied), "--json").json["bigquery"]["changes"]
+    assert len(changes) == 3
+    for column in ("explored", "history_allowed", "ads", "break_ads", "first_byte_us", "offered_micros", "notices"):
+        assert any(change.startswith("add column") and column in change for change in changes), column
+    assert cli("apply", "-c", str(applied), "--json").json["bigquery"]["changes"] == changes
+    check_tables(client, config.bigquery)
+
+    new = decision("new", ago_ms=30_000)
+    insert(config, "ad_decisions", [decision_row(new, 1)])
+    insert(config, "bids", bid_rows(new, 1))
+    told = cli("explain", BOX, "-c", str(applied), "--last", "2", "--json").json["decisions"]
+    assert [(one["auction_id"], one["explored"], [ad["ad_id"] for ad in one["ads"]]) for one in told] == [
+        ("new", False, ["ad-1"]),
+        ("old", None, ["ad-1"]),
+    ]
+
+
+def _of_version_1(table: Table) -> tuple[Column, ...]:
+    return tuple(column for column in table.columns if column.since == 1)
+
+
 def test_an_outage_of_kafka_does_not_hide_bigquery(cli: Cli, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(topics, "TIMEOUT_S", 0.5)
     bootstrap = load_config(path).kafka.bootstrap
@@ -213,11 +250,22 @@ def test_last_decision_comes_from_the_log_and_freshness_from_the_tables(
     assert any("BigQuery lacks the last 3 min" in note for note in ended.json["notes"])
 
 
+def test_decision_of_another_release_is_a_problem_that_hides_nothing_of_bigquery(
+    cli: Cli, applied: Path, broker: Broker
+) -> None:
+    value = encode_decision(msgspec.structs.replace(decision("a", ago_ms=1), v=1))
+    produce(broker, load_config(applied).topics.decisions, [(0, b"box", value)])
+    ended = cli("status", "-c", str(applied), "--json")
+    assert ended.code == Exit.FAILED
+    assert "a record of version 1, this program reads 2" in ended.json["kafka"]["problem"]
+    assert ended.json["bigquery"]["problem"] is None
+
+
 def test_missing_topics_and_tables_are_no_outage(cli: Cli, path: Path) -> None:
     ended = cli("status", "-c", str(path), "--json")
     assert ended.code == Exit.FAILED
     assert "datastreamx apply" in ended.json["kafka"]["problem"]
-    assert ended.json["bigquery"]["problem"] == "7 changes to make first: `datastreamx apply`"
+    assert ended.json["bigquery"]["problem"] == f"{1 + len(TABLES)} changes to make first: `datastreamx apply`"
 
 
 # Doctor
@@ -292,6 +340,7 @@ def test_a_box_is_found_by_its_raw_id_which_is_not_in_the_json(cli: Cli, applied
         insert(config, "ad_decisions", [decision_row(one, 0)])
         insert(config, "bids", bid_rows(one, 0))
     insert(config, "impressions", [impression_row(mine[1])])
+    insert(config, "late_bids", [late_row(late(mine[1]), 0, 0)])
 
     last = cli("explain", BOX, "-c", str(applied), "--json")
     assert last.code == Exit.OK, last.err
@@ -299,7 +348,8 @@ def test_a_box_is_found_by_its_raw_id_which_is_not_in_the_json(cli: Cli, applied
     (told,) = last.json["decisions"]
     assert told["auction_id"] == "new"
     assert [(bid["aggregator"], bid["outcome"]) for bid in told["bids"]] == [("alpha", "won"), ("beta", "timeout")]
-    assert told["display"]["shown_ms"] == 15_000
+    assert [(ad["ad_id"], ad["display"]["shown_ms"]) for ad in told["ads"]] == [("ad-1", 15_000)]
+    assert [bid["late"] and bid["late"]["latency_us"] for bid in told["bids"]] == [None, 412_000]
 
     both = cli("explain", BOX, "-c", str(applied), "--last", "5").out
     assert both.index("auction new") < both.index("auction old")
@@ -386,7 +436,16 @@ def decision(name: str, *, ago_ms: int, box: str = BOX) -> Decision:
         break_id=None,
         status="won",
         push_id=push_id(name),
-        winner=Winner(aggregator="alpha", bid_id="1", ad_id="ad-1", price_micros=4_250_000, currency="USD"),
+        ads=(
+            WinningAd(
+                push_id=push_id(name),
+                aggregator="alpha",
+                bid_id="1",
+                ad_id="ad-1",
+                price_micros=4_250_000,
+                currency="USD",
+            ),
+        ),
         outcomes=(
             AggregatorOutcome(aggregator="beta", code=Outcome.TIMEOUT, called=True, propensity=1.0, latency_us=300_000),
             AggregatorOutcome(
@@ -400,6 +459,18 @@ def decision(name: str, *, ago_ms: int, box: str = BOX) -> Decision:
                 ad_id="ad-1",
             ),
         ),
+    )
+
+
+def late(told: Decision) -> LateBid:
+    return LateBid(
+        auction_id=told.auction_id,
+        aggregator="beta",
+        channel_id=told.channel_id,
+        decided_ms=told.decided_ms,
+        latency_us=412_000,
+        price_micros=5_000_000,
+        would_have_won=True,
     )
 
 
@@ -428,13 +499,14 @@ def event_row() -> Row:
     return (now_us, now_us, box_key(PSEUDONYM_KEY, BOX), "e1", 1, 0, "tune", False, "ch07", *optional, *(0, 0, 0, 0))
 
 
-def insert(config: Config, table: str, rows: list[Row]) -> None:
-    """Rows in column order; timestamps are microseconds."""
+def insert(config: Config, table: str, rows: list[Row], *, version: int | None = None) -> None:
+    """Rows in column order, or what an earlier version had of them; timestamps are microseconds."""
     columns = TABLES[table].columns
     records = [
         {
             column.name: _text(value) if column.kind is Kind.TIMESTAMP and isinstance(value, int) else value
             for column, value in zip(columns, row, strict=True)
+            if version is None or column.since <= version
         }
         for row in rows
     ]

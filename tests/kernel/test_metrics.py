@@ -12,9 +12,12 @@ EVERY_METRIC = pytest.mark.parametrize("metric", ALL.values(), ids=list(ALL))
 
 BOUNDED_LABELS = {
     "aggregator",
+    "answer",
+    "event",
     "outcome",
     "partition",
     "reason",
+    "result",
     "status",
     "step",
     "table",

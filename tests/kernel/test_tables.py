@@ -64,6 +64,16 @@ def test_fact_carries_its_position_in_the_log(table: Table) -> None:
 
 
 @EVERY_TABLE
+def test_column_that_was_added_later_is_nullable_and_stands_behind_all_earlier_ones(table: Table) -> None:
+    """BigQuery appends; and rows of an earlier version are a prefix of those of a later one."""
+    since = [column.since for column in table.columns]
+    assert since == sorted(since)
+    assert since[0] == 1
+    assert since[-1] == table.version
+    assert not any(column.required for column in table.columns if column.since > 1)
+
+
+@EVERY_TABLE
 def test_row_order_is_column_order(table: Table) -> None:
     batch = record_batch(table, [sample_row(table), sample_row(table, only_required=True)])
     assert batch.schema.names == [column.name for column in table.columns]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -11,25 +12,31 @@ from hypothesis import strategies as st
 from datastreamx.errors import CrashError
 from datastreamx.model.auction import (
     AggregatorOutcome,
+    BidNotice,
+    DecidedAd,
     DecidedAuction,
+    DecidedOutcome,
     Decision,
     DecisionStatus,
+    LateBid,
+    NoticeUrls,
     Outcome,
     Trigger,
-    Winner,
+    WinningAd,
 )
-from datastreamx.wire.decisions import decode_decided, decode_decision, encode_decision
+from datastreamx.wire.decisions import VERSION, decode_decided, decode_decision, encode_decision
 from tests.kernel.wires import SAMPLE_DECISION
 
-GOLDEN = Path(__file__).parent / "golden" / "decision-v1.json"
+GOLDEN = Path(__file__).parent / "golden" / "decision-v2.json"
 
 _INTS = st.integers(-(2**63), 2**63 - 1)
 _MAYBE_INT = st.none() | _INTS
 _TEXT = st.text(max_size=20)
 _MAYBE_TEXT = st.none() | _TEXT
 
-_WINNERS = st.builds(
-    Winner,
+_ADS = st.builds(
+    WinningAd,
+    push_id=_TEXT,
     aggregator=_TEXT,
     bid_id=_TEXT,
     ad_id=_TEXT,
@@ -48,8 +55,33 @@ _OUTCOMES = st.builds(
     attempt=_INTS,
     tmax_ms=_MAYBE_INT,
     latency_us=_MAYBE_INT,
+    connection_reused=st.none() | st.booleans(),
+    bids=_INTS,
+    ads_won=_INTS,
     price_micros=_MAYBE_INT,
+    offered_currency=_MAYBE_TEXT,
+    notices=st.lists(
+        st.builds(
+            BidNotice,
+            bid_id=_TEXT,
+            code=st.sampled_from(Outcome),
+            price_micros=_MAYBE_INT,
+            urls=st.builds(NoticeUrls, win=_MAYBE_TEXT, loss=_MAYBE_TEXT, billing=_MAYBE_TEXT),
+            push_id=_MAYBE_TEXT,
+        ),
+        max_size=2,
+    ).map(tuple),
     detail=_MAYBE_TEXT,
+)
+_LATE = st.builds(
+    LateBid,
+    auction_id=_TEXT,
+    aggregator=_TEXT,
+    channel_id=_TEXT,
+    decided_ms=_INTS,
+    latency_us=_INTS,
+    price_micros=_MAYBE_INT,
+    would_have_won=st.booleans(),
 )
 
 
@@ -65,9 +97,12 @@ def _decisions(draw: st.DrawFn) -> Decision:
         last_channel_id=draw(_MAYBE_TEXT),
         last_ad_id=draw(_MAYBE_TEXT),
         push_id=draw(_MAYBE_TEXT),
-        winner=draw(st.none() | _WINNERS),
+        ads=tuple(draw(st.lists(_ADS, max_size=3))),
         outcomes=tuple(draw(st.lists(_OUTCOMES, max_size=3))),
         model_version=draw(_MAYBE_TEXT),
+        explored=draw(st.booleans()),
+        history_allowed=draw(st.booleans()),
+        late=tuple(draw(st.lists(_LATE, max_size=2))),
         queue_us=draw(_MAYBE_INT),
     )
 
@@ -77,7 +112,14 @@ def _decisions(draw: st.DrawFn) -> Decision:
 def test_decode_inverts_encode(decision: Decision) -> None:
     value = encode_decision(decision)
     assert decode_decision(value) == decision
-    assert decode_decided(value) == DecidedAuction(decision.auction_id, decision.group, decision.offset)
+    assert decode_decided(value) == DecidedAuction(
+        decision.auction_id,
+        decision.group,
+        decision.offset,
+        decision.channel_id,
+        tuple(DecidedAd(ad.ad_id, ad.advertiser_domain) for ad in decision.ads),
+        tuple(DecidedOutcome(one.aggregator, one.code, one.called, one.price_micros) for one in decision.outcomes),
+    )
 
 
 def test_bytes_of_a_decision_are_an_interface() -> None:
@@ -95,14 +137,21 @@ def test_outcome_codes_never_change() -> None:
         "invalid_response": 102,
         "unreachable": 103,
         "unsuitable": 200,
+        "not_selected": 203,
+        "privacy": 204,
         "currency": 205,
         "below_floor": 301,
         "creative_rejected": 350,
+        "advertiser_blocked": 356,
         "won": 500,
         "outbid": 501,
         "shed": 510,
         "expired": 511,
         "oversize": 512,
+        "throttled": 513,
+        "bulkhead": 514,
+        "no_time": 515,
+        "closed_early": 516,
     }
 
 
@@ -110,6 +159,19 @@ def test_field_of_a_newer_release_is_ignored() -> None:
     value = encode_decision(SAMPLE_DECISION)[:-1] + b',"added_later":{"a":1}}'
     assert decode_decision(value) == SAMPLE_DECISION
     assert decode_decided(value).offset == SAMPLE_DECISION.offset
+
+
+@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("decode", [decode_decision, decode_decided])
+def test_record_of_another_version_is_refused(decode: Callable[[bytes], object], version: int) -> None:
+    """Version 1 had one winner instead of ads: read as version 2 it would be an auction that nobody won."""
+    value = encode_decision(msgspec.structs.replace(SAMPLE_DECISION, v=version))
+    with pytest.raises(CrashError, match=rf"a record of version {version}, this program reads 2"):
+        decode(value)
+
+
+def test_version_is_that_of_the_struct() -> None:
+    assert SAMPLE_DECISION.v == VERSION
 
 
 FOREIGN = [

@@ -10,11 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from datastreamx.errors import DeadLetterError
-from datastreamx.model.events import EVENT_TYPES, BoxEvent
+from datastreamx.model.events import EVENT_TYPES, BoxEvent, Consent, Tune
 from datastreamx.wire.dead_letters import REASONS
 from datastreamx.wire.events import MAX_EVENT_BYTES, decode_event, encode_event
 from datastreamx.wire.schemas import SCHEMA_DIRECTORY, TOPICS, schema_text
-from tests.kernel.wires import EVENTS, SAMPLE_EVENTS
+from tests.kernel.wires import CONSENTING_EVENTS, EVENTS, SAMPLE_CONSENT, SAMPLE_EVENTS
 
 GOLDEN = Path(__file__).parent / "golden"
 EVERY_TYPE = pytest.mark.parametrize("event_type", EVENT_TYPES)
@@ -46,6 +46,36 @@ def test_bytes_of_an_event_are_an_interface(event_type: str) -> None:
     golden = (GOLDEN / f"event-{event_type}.json").read_bytes()
     assert encode_event(SAMPLE_EVENTS[event_type]) == golden
     assert decode_event(golden) == SAMPLE_EVENTS[event_type]
+
+
+@pytest.mark.parametrize("event_type", CONSENTING_EVENTS)
+def test_bytes_of_consent_are_an_interface(event_type: str) -> None:
+    golden = (GOLDEN / f"event-{event_type}-consent.json").read_bytes()
+    assert encode_event(CONSENTING_EVENTS[event_type]) == golden
+    assert decode_event(golden) == CONSENTING_EVENTS[event_type]
+
+
+def test_no_consent_is_told_from_a_box_that_says_nothing() -> None:
+    """An empty object is a viewer who was asked; the missing field is a box that does not ask."""
+    asked, silent = decode_event(changed(consent={})), decode_event(changed())
+    assert isinstance(asked, Tune)
+    assert isinstance(silent, Tune)
+    assert asked.consent == Consent()
+    assert not asked.consent.history
+    assert silent.consent is None
+
+
+def test_longest_consent_strings_fit_a_record() -> None:
+    longest = msgspec.structs.replace(SAMPLE_CONSENT, tcf="t" * 2_048, gpp="g" * 4_096, gpp_sid=(255,) * 16)
+    event = decode_event(changed(consent=msgspec.to_builtins(longest)))
+    assert isinstance(event, Tune)
+    assert event.consent == longest
+
+
+def test_field_of_consent_that_a_newer_box_sends_is_ignored() -> None:
+    event = decode_event(changed(consent={"history": True, "usp2": "x"}))
+    assert isinstance(event, Tune)
+    assert event.consent == Consent(history=True)
 
 
 @EVERY_TYPE
@@ -101,8 +131,21 @@ def test_every_field_is_required(event_type: str) -> None:
         ("ad_shown", {"shown_ms": -1}),
         ("ad_shown", {"shown_ms": 86_400_001}),
         ("power", {"state": "off"}),
+        ("tune", {"consent": "1YNN"}),
+        ("ad_break", {"consent": []}),
+        ("tune", {"consent": {"history": 1}}),
+        ("tune", {"consent": {"history": None}}),
+        ("ad_break", {"consent": {"gdpr": 2}}),
+        ("tune", {"consent": {"gdpr": True}}),
+        ("tune", {"consent": {"lmt": "1"}}),
+        ("tune", {"consent": {"tcf": "x" * 2_049}}),
+        ("tune", {"consent": {"gpp": "x" * 4_097}}),
+        ("tune", {"consent": {"gpp_sid": [1] * 17}}),
+        ("tune", {"consent": {"gpp_sid": [256]}}),
+        ("tune", {"consent": {"gpp_sid": [-2]}}),
+        ("tune", {"consent": {"us_privacy": "x" * 17}}),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_value_that_no_box_may_send_is_invalid(event_type: str, fields: dict[str, Any]) -> None:
     assert rejection(changed(event_type, **fields)).reason == "invalid"

@@ -16,7 +16,7 @@ MEASURES = [column.name for column in MINUTE_ROLLUPS.columns[3:]]
 Totals = dict[tuple[int, str | None, str | None, str], int]
 """Sum by (minute in ms, channel, aggregator, measure); sums of zero are left out."""
 
-_BIDS = {"won", "outbid", "below_floor", "currency", "creative_rejected"}
+_BIDS = {"won", "outbid", "below_floor", "currency", "creative_rejected", "advertiser_blocked"}
 _ERRORS = {"error", "invalid_response", "unreachable", "oversize"}
 
 
@@ -40,9 +40,10 @@ def naive_totals(events: Iterable[Row], decisions: Iterable[Decision], impressio
             withdrawn = label == "expired" and outcome.bid_id is not None
             add(*at, "calls", int(outcome.called))
             add(*at, "bids", int(label in _BIDS or withdrawn))
-            add(*at, "wins", int(label == "won"))
             add(*at, "timeouts", int(label == "timeout"))
-            add(*at, "errors", int(label in _ERRORS))
+            add(*at, "errors", int(outcome.called and label in _ERRORS))
+        for ad in decision.ads:
+            add(decision.decided_ms, decision.channel_id, ad.aggregator, "wins")
     for impression in impressions:
         push = impression.push
         shown = (impression.display.shown_time_ms, push.channel_id if push else None, push.aggregator if push else None)

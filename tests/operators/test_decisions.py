@@ -9,48 +9,66 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datastreamx import metrics
-from datastreamx.config import AuctionConfig
 from datastreamx.errors import CrashError, StateMismatchError
-from datastreamx.model.auction import Bid, Decision, Outcome
+from datastreamx.model.auction import BidNotice, Decision, LateBid, NoticeUrls, Outcome
 from datastreamx.model.log import LogBatch
-from datastreamx.tables import AD_DECISIONS, BIDS
+from datastreamx.tables import AD_DECISIONS, BIDS, LATE_BIDS
 from datastreamx.wire.decisions import encode_decision
-from operators.bidding.auction import CallResult, decide, undecided
 from operators.decisions.firsts import MEMORY_MS, FirstWins
 from operators.decisions.step import DecisionBatch, DecisionsLogic
-from tests.builders import T0, opportunity
+from tests.builders import T0, decision, outcome, winning_ad
 
 GOLDEN = Path(__file__).parent / "golden" / "decisions-snapshot-v1.msgpack"
-AUCTION = AuctionConfig()
 
 
 def won(number: int = 0, *, decided_ms: int = T0 + 100, ad: str = "ad-1", **changes: Any) -> Decision:
-    results = (
-        CallResult(
-            aggregator="alpha",
-            called=True,
-            bids=(Bid(bid_id="bid-1", price_micros=2_500_000, currency="USD", ad_id=ad),),
+    """Won by alpha; beta was asked, too, and gave no answer."""
+    auction_id = f"{number:032x}"
+    fields: dict[str, Any] = {"ads": (winning_ad(auction_id, ad_id=ad),), "queue_us": 11, "auction_us": 22}
+    return decision(
+        outcome(
+            "alpha",
+            Outcome.WON,
             tmax_ms=300,
             latency_us=80_000,
             http_status=200,
             response_bytes=99,
+            bids=1,
+            ads_won=1,
+            bid_id="bid-0",
+            price_micros=2_500_000,
+            currency="USD",
+            ad_id=ad,
         ),
-        CallResult(aggregator="beta", called=True, failure=Outcome.TIMEOUT, tmax_ms=300, latency_us=300_001),
+        outcome("beta", Outcome.TIMEOUT, tmax_ms=300, latency_us=300_001),
+        auction_id=auction_id,
+        decided_ms=decided_ms,
+        **{**fields, **changes},
     )
-    return decide(
-        opportunity(auction_id=f"{number:032x}", **changes),
-        results,
-        AUCTION,
-        attempt=1,
-        now_ms=decided_ms,
-        queue_us=11,
-        auction_us=22,
-    )
+
+
+def undecided(reason: Outcome, *aggregators: str, **changes: Any) -> Decision:
+    """Nobody was asked."""
+    outcomes = [outcome(name, reason, called=False) for name in aggregators]
+    return decision(*outcomes, status="expired" if reason is Outcome.EXPIRED else "shed", **changes)
+
+
+def late(number: int, aggregator: str = "beta", **changes: Any) -> LateBid:
+    fields: dict[str, Any] = {
+        "auction_id": f"{number:032x}",
+        "aggregator": aggregator,
+        "channel_id": "ch9",
+        "decided_ms": T0 + 50,
+        "latency_us": 412_000,
+        "price_micros": 3_000_000,
+        "would_have_won": True,
+    }
+    return LateBid(**{**fields, **changes})
 
 
 def log(*decisions: Decision, first_offset: int = 0) -> LogBatch:
     offsets = [first_offset + index for index in range(len(decisions))]
-    values = [encode_decision(decision) for decision in decisions]
+    values = [encode_decision(one) for one in decisions]
     return LogBatch("ad-decisions", 0, offsets, [T0] * len(offsets), values, [[]] * len(offsets))
 
 
@@ -72,7 +90,7 @@ def test_first_record_of_an_auction_wins_within_and_across_batches() -> None:
     assert [row["ad_id"] for row in rows(first, "ad_decisions")] == ["a", "ad-1", "ad-1"]
     assert [row["log_offset"] for row in rows(first, "ad_decisions")] == [0, 2, 4]
     later = read(logic, log(won(3), won(4), first_offset=5))
-    assert [decision.auction_id for decision in later.decisions] == [f"{4:032x}"]
+    assert [one.auction_id for one in later.decisions] == [f"{4:032x}"]
     assert counter._value.get() == before + 3
 
 
@@ -83,19 +101,53 @@ def test_batch_of_repeats_alone_emits_nothing() -> None:
 
 
 def test_winning_decision_fills_its_rows() -> None:
-    batch = read(DecisionsLogic(None), log(won(7, last_ad_id=None), first_offset=40))
-    (decision,) = rows(batch, "ad_decisions")
-    assert set(decision) == {column.name for column in AD_DECISIONS.columns}
-    assert decision["decided_time"].timestamp() * 1000 == T0 + 100
-    assert decision["deadline_time"].timestamp() * 1000 == T0 + 2_000
-    assert (decision["status"], decision["aggregator"], decision["ad_id"]) == ("won", "alpha", "ad-1")
-    assert (decision["price_micros"], decision["currency"]) == (2_500_000, "USD")
-    assert decision["push_id"] == f"push-{7:032x}"
-    assert (decision["queue_us"], decision["auction_us"]) == (11, 22)
-    assert (decision["log_partition"], decision["log_offset"]) == (0, 40)
-    assert msgspec.json.decode(decision["candidates"]) == [
+    batch = read(DecisionsLogic(None), log(won(7, last_ad_id=None, explored=True), first_offset=40))
+    (row,) = rows(batch, "ad_decisions")
+    assert set(row) == {column.name for column in AD_DECISIONS.columns}
+    assert row["decided_time"].timestamp() * 1000 == T0 + 100
+    assert row["deadline_time"].timestamp() * 1000 == T0 + 2_000
+    assert (row["status"], row["aggregator"], row["ad_id"]) == ("won", "alpha", "ad-1")
+    assert (row["price_micros"], row["currency"]) == (2_500_000, "USD")
+    assert row["push_id"] == f"push-{7:032x}"
+    assert (row["queue_us"], row["auction_us"]) == (11, 22)
+    assert (row["log_partition"], row["log_offset"]) == (0, 40)
+    assert (row["explored"], row["history_allowed"]) == (True, False)
+    assert (row["ads"], row["break_ads"]) == (1, None)
+    assert msgspec.json.decode(row["candidates"]) == [
         {"aggregator": "alpha", "called": True, "propensity": 1.0},
         {"aggregator": "beta", "called": True, "propensity": 1.0},
+    ]
+
+
+def test_break_of_several_ads_is_one_row_with_their_sum_and_each_of_them() -> None:
+    ads = (
+        winning_ad("b", 0, ad_id="ad-1", duration_ms=15_000, advertiser_domain="example.com"),
+        winning_ad("b", 1, ad_id="ad-2", aggregator="beta", price_micros=1_000_000, creative_url="https://x/?box=k"),
+    )
+    batch = read(DecisionsLogic(None), log(won(7, ads=ads, push_id=ads[0].push_id, history_allowed=True)))
+    (row,) = rows(batch, "ad_decisions")
+    assert (row["ads"], row["price_micros"], row["currency"]) == (2, 3_500_000, "USD")
+    assert (row["push_id"], row["aggregator"], row["ad_id"]) == ("push-b", "alpha", "ad-1")
+    assert row["history_allowed"] is True
+    assert msgspec.json.decode(row["break_ads"]) == [
+        {
+            "push_id": "push-b",
+            "aggregator": "alpha",
+            "bid_id": "bid-0",
+            "ad_id": "ad-1",
+            "price_micros": 2_500_000,
+            "duration_ms": 15_000,
+            "advertiser_domain": "example.com",
+        },
+        {
+            "push_id": "push-b-1",
+            "aggregator": "beta",
+            "bid_id": "bid-1",
+            "ad_id": "ad-2",
+            "price_micros": 1_000_000,
+            "duration_ms": None,
+            "advertiser_domain": None,
+        },
     ]
 
 
@@ -109,23 +161,95 @@ def test_every_aggregator_has_a_row_with_its_outcome() -> None:
     ]
     assert [row["price_micros"] for row in bids] == [2_500_000, None]
     assert [row["latency_us"] for row in bids] == [80_000, 300_001]
+    assert [(row["bids"], row["ads_won"]) for row in bids] == [(1, 1), (0, 0)]
 
 
-def test_decision_without_a_winner_has_rows_without_one() -> None:
-    batch = read(DecisionsLogic(None), log(undecided(opportunity(), Outcome.SHED, ("alpha",), T0)))
-    (decision,), (bid,) = rows(batch, "ad_decisions"), rows(batch, "bids")
-    assert [decision[name] for name in ("push_id", "aggregator", "ad_id", "price_micros", "queue_us")] == [None] * 5
+def test_bid_row_tells_phases_of_the_call_and_origin_of_the_price() -> None:
+    told: dict[str, Any] = {
+        "queue_us": 1,
+        "dns_us": 2,
+        "connect_us": 3,
+        "first_byte_us": 4,
+        "connection_reused": False,
+        "bids": 5,
+        "ads_won": 2,
+        "offered_micros": 6,
+        "offered_currency": "EUR",
+        "rate_id": "2023-11-14",
+        "floor_micros": 7,
+        "advertiser_domain": "example.com",
+        "no_bid_reason": 8,
+    }
+    (row,) = rows(read(DecisionsLogic(None), log(decision(outcome("alpha", Outcome.WON, **told)))), "bids")
+    assert {name: row[name] for name in told} == told
+
+
+@pytest.mark.parametrize(
+    ("code", "urls", "due"),
+    [
+        (Outcome.WON, NoticeUrls(win="w", loss="l", billing="b"), "win,billing"),
+        (Outcome.WON, NoticeUrls(billing="b"), "billing"),
+        (Outcome.WON, NoticeUrls(loss="l"), None),
+        (Outcome.OUTBID, NoticeUrls(win="w", loss="l", billing="b"), "loss"),
+        (Outcome.BELOW_FLOOR, NoticeUrls(win="w"), None),
+    ],
+)
+def test_bid_row_names_the_notices_that_are_due_without_their_addresses(
+    code: Outcome, urls: NoticeUrls, due: str | None
+) -> None:
+    notice = BidNotice(bid_id="1", code=code, price_micros=1, urls=urls)
+    (row,) = rows(read(DecisionsLogic(None), log(decision(outcome("alpha", code, notices=(notice,))))), "bids")
+    assert row["notices"] == due
+
+
+def test_late_answer_becomes_a_row_placed_where_it_was_logged() -> None:
+    told = (late(3), late(3, "gamma", price_micros=None, would_have_won=False))
+    batch = read(DecisionsLogic(None), log(won(7), won(8, late=told), first_offset=40))
+    found = rows(batch, "late_bids")
+    assert set(found[0]) == {column.name for column in LATE_BIDS.columns}
+    assert [(row["auction_id"], row["aggregator"], row["price_micros"], row["would_have_won"]) for row in found] == [
+        (f"{3:032x}", "beta", 3_000_000, True),
+        (f"{3:032x}", "gamma", None, False),
+    ]
+    assert found[0]["decided_time"].timestamp() * 1000 == T0 + 50
+    assert (found[0]["channel_id"], found[0]["latency_us"]) == ("ch9", 412_000)
+    assert (found[0]["log_partition"], found[0]["log_offset"]) == (0, 41)
+
+
+def test_late_answer_is_told_once_however_often_its_auction_was_issued() -> None:
+    logic = DecisionsLogic(None)
+    first = read(logic, log(won(1, late=(late(9),)), won(2, late=(late(9, latency_us=1), late(9, "gamma")))))
+    assert [(row["aggregator"], row["latency_us"]) for row in rows(first, "late_bids")] == [
+        ("beta", 412_000),
+        ("gamma", 412_000),
+    ]
+    resumed = DecisionsLogic(logic.snapshot())
+    assert "late_bids" not in read(resumed, log(won(3, late=(late(9),)))).rows
+
+
+def test_late_answer_does_not_stand_for_the_decision_of_its_auction() -> None:
+    batch = read(DecisionsLogic(None), log(won(1, late=(late(2),)), won(2)))
+    assert [one.auction_id for one in batch.decisions] == [f"{1:032x}", f"{2:032x}"]
+
+
+def test_decision_without_an_ad_has_rows_without_one() -> None:
+    batch = read(DecisionsLogic(None), log(undecided(Outcome.SHED, "alpha")))
+    (row,), (bid,) = rows(batch, "ad_decisions"), rows(batch, "bids")
+    names = ("push_id", "aggregator", "ad_id", "price_micros", "queue_us", "break_ads")
+    assert [row[name] for name in names] == [None] * 6
+    assert row["ads"] == 0
     assert (bid["outcome"], bid["called"], bid["latency_us"]) == ("shed", False, None)
 
 
 def test_decision_that_nobody_was_a_candidate_for_has_no_bids() -> None:
-    batch = read(DecisionsLogic(None), log(undecided(opportunity(), Outcome.SHED, (), T0)))
+    batch = read(DecisionsLogic(None), log(undecided(Outcome.SHED)))
     assert set(batch.rows) == {"ad_decisions"}
 
 
 def test_rows_match_the_schemas_of_their_tables() -> None:
-    batch = read(DecisionsLogic(None), log(won(1), undecided(opportunity(), Outcome.EXPIRED, ("alpha",), T0)))
-    for table in (AD_DECISIONS, BIDS):
+    told = (won(1, late=(late(9), late(8, price_micros=None))), undecided(Outcome.EXPIRED, "alpha"))
+    batch = read(DecisionsLogic(None), log(*told))
+    for table in (AD_DECISIONS, BIDS, LATE_BIDS):
         assert batch.rows[table.name].schema == table.arrow_schema
         for column in table.columns:
             assert not (column.required and batch.rows[table.name].column(column.name).null_count), column.name

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -9,25 +10,25 @@ from hypothesis import strategies as st
 
 from datastreamx.config import ViewingConfig
 from datastreamx.errors import StateMismatchError
-from datastreamx.model.auction import Decision, Outcome
+from datastreamx.model.auction import BidNotice, Decision, NoticeUrls, Outcome
 from datastreamx.model.events import BoxEvent
 from datastreamx.tables import BOX_EVENTS, IMPRESSIONS, VIEWING_SESSIONS, record_batch
 from datastreamx.wire.facts import FactBatch
-from operators.bidding.auction import undecided
 from operators.decisions.step import DecisionBatch
-from operators.impressions.join import Display, Impression, ImpressionJoin, Push, impression_row
-from operators.impressions.step import ImpressionsLogic, displays
+from operators.impressions.join import Billing, Display, Impression, ImpressionJoin, Push, impression_row
+from operators.impressions.prices import in_bid_currency
+from operators.impressions.step import ImpressionsLogic, displays, pushes
 from operators.viewing.state import KeyGroupState
-from tests.builders import KEY_GROUP, T0, heartbeat, opportunity, records, shown, tune
-from tests.operators.test_decisions import won
+from tests.builders import KEY_GROUP, T0, decision, heartbeat, outcome, records, shown, tune, winning_ad
+from tests.operators.test_decisions import undecided, won
 
-GOLDEN = Path(__file__).parent / "golden" / "impressions-snapshot-v1.msgpack"
+GOLDEN = Path(__file__).parent / "golden" / "impressions-snapshot-v2.msgpack"
 MEMORY_MS = 600_000
 FAR_MS = 10 * MEMORY_MS
 
 
 def push(number: int, at_ms: int = 0) -> Push:
-    return Push(f"auction-{number}", "alpha", 2_500_000, "USD", "ch1", T0 + at_ms)
+    return Push(f"auction-{number}", "alpha", 2_500_000, "USD", "ch1", T0 + at_ms, f"bid-{number}")
 
 
 def display(number: int, at_ms: int = 0, *, offset: int = 0) -> Display:
@@ -151,6 +152,28 @@ def facts(*events: BoxEvent, first_offset: int = 0) -> FactBatch:
     return FactBatch(BOX_EVENTS.name, 0, 0, record_batch(BOX_EVENTS, out.events))
 
 
+def with_billing(number: int = 7, *, aggregator: str = "alpha", **changes: Any) -> Decision:
+    """Won with two ads, of which only the second wants to hear of its display."""
+    auction_id = f"{number:032x}"
+    first = winning_ad(auction_id, 0, aggregator=aggregator)
+    second = winning_ad(auction_id, 1, aggregator=aggregator, price_micros=4_000_000)
+    notices = (
+        BidNotice(bid_id="bid-0", code=Outcome.WON, price_micros=2_500_000, urls=NoticeUrls(), push_id=first.push_id),
+        BidNotice(
+            bid_id="bid-1",
+            code=Outcome.WON,
+            price_micros=4_000_000,
+            urls=NoticeUrls(billing="https://a.example/b"),
+            push_id=second.push_id,
+        ),
+        BidNotice(
+            bid_id="bid-2", code=Outcome.OUTBID, price_micros=1, urls=NoticeUrls(billing="https://a.example/never")
+        ),
+    )
+    told = outcome(aggregator, Outcome.WON, notices=notices, price_micros=4_000_000, **changes)
+    return decision(told, auction_id=auction_id, ads=(first, second))
+
+
 def decided(*decisions: Decision) -> DecisionBatch:
     return DecisionBatch(list(decisions), {})
 
@@ -176,16 +199,59 @@ def test_other_tables_hold_no_displays() -> None:
 
 
 def test_matched_impression_becomes_a_row_with_its_decision() -> None:
-    decision = won(7, last_ad_id=None)
+    told = won(7, last_ad_id=None)
     logic = ImpressionsLogic(MEMORY_MS, None)
-    (out,), _ = logic.on_batch([decided(decision), facts(shown(500, f"{7:032x}"), first_offset=40)])
+    (out,), _ = logic.on_batch([decided(told), facts(shown(500, f"{7:032x}"), first_offset=40)])
     (row,) = out.rows.to_pylist()
     assert out.rows.schema == IMPRESSIONS.arrow_schema
-    assert (row["is_matched"], row["auction_id"], row["push_id"]) == (True, decision.auction_id, decision.push_id)
+    assert (row["is_matched"], row["auction_id"], row["push_id"]) == (True, told.auction_id, told.push_id)
     assert (row["aggregator"], row["price_micros"], row["currency"]) == ("alpha", 2_500_000, "USD")
     assert (row["channel_id"], row["source_offset"]) == ("ch1", 40)
     assert row["shown_time"].timestamp() * 1000 == T0 + 500
-    assert row["decided_time"].timestamp() * 1000 == decision.decided_ms
+    assert row["decided_time"].timestamp() * 1000 == told.decided_ms
+
+
+def test_every_ad_of_a_break_waits_for_its_own_display() -> None:
+    told = with_billing(7)
+    logic = ImpressionsLogic(MEMORY_MS, None)
+    second = facts(shown(500, f"{7:032x}-1"), first_offset=40)
+    first = facts(shown(900, f"{7:032x}"), first_offset=41)
+    (out,), _ = logic.on_batch([decided(told), second, first])
+    assert [row["push_id"] for row in out.rows.to_pylist()] == [told.ads[1].push_id, told.ads[0].push_id]
+    assert [row["price_micros"] for row in out.rows.to_pylist()] == [4_000_000, 2_500_000]
+    assert [found.push.bid_id for found in out.impressions if found.push] == ["bid-1", "bid-0"]
+
+
+def test_billing_address_belongs_to_the_ad_whose_bid_named_it() -> None:
+    found = dict(pushes(with_billing(7), with_billing=True))
+    assert [push.billing for push in found.values()] == [None, Billing("https://a.example/b", 4_000_000, "USD")]
+
+
+def test_billing_addresses_are_left_out_unless_they_are_wanted() -> None:
+    assert {push.billing for _, push in pushes(with_billing(7), with_billing=False)} == {None}
+
+
+def test_billing_names_the_price_in_the_currency_of_the_bid() -> None:
+    told = with_billing(7, offered_micros=3_600_000, offered_currency="EUR")
+    assert dict(pushes(told, with_billing=True))[told.ads[1].push_id].billing == Billing(
+        "https://a.example/b", 3_600_000, "EUR"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, (5_000_000, "USD")),
+        ({"offered_currency": "USD", "offered_micros": 7, "price_micros": 9}, (5_000_000, "USD")),
+        ({"offered_currency": "EUR", "offered_micros": 2, "price_micros": 3}, (3_333_333, "EUR")),
+        ({"offered_currency": "XXX", "offered_micros": 2_000_000, "price_micros": None}, (5_000_000, "USD")),
+    ],
+    ids=["rate unknown", "same currency", "rounded to the nearest micro", "not convertible"],
+)
+def test_price_is_told_in_the_currency_of_the_bid_if_the_rate_is_known(
+    changes: dict[str, Any], expected: tuple[int, str]
+) -> None:
+    assert in_bid_currency(outcome("alpha", **changes), 5_000_000, "USD") == expected
 
 
 def test_unmatched_impression_is_a_row_without_a_decision() -> None:
@@ -199,7 +265,7 @@ def test_unmatched_impression_is_a_row_without_a_decision() -> None:
 
 def test_decision_without_a_push_waits_for_no_display() -> None:
     logic = ImpressionsLogic(MEMORY_MS, None)
-    logic.on_batch([decided(undecided(opportunity(), Outcome.SHED, ("alpha",), T0))])
+    logic.on_batch([decided(undecided(Outcome.SHED, "alpha"))])
     assert msgspec.msgpack.decode(logic.snapshot())[2] == {}
 
 
@@ -214,16 +280,18 @@ def test_logic_resumes_with_what_waits() -> None:
 def test_snapshot_bytes_are_an_interface() -> None:
     """A change here means that running deployments cannot resume: raise VERSION and keep a reader for the old one."""
     join = ImpressionJoin(MEMORY_MS)
-    join.on_push("push-1", push(1))
+    join.on_push("push-1", msgspec.structs.replace(push(1), billing=Billing("https://a.example/b", 2_500_000, "USD")))
     join.on_display(display(2, 500, offset=421))
     assert join.snapshot() == GOLDEN.read_bytes()
     restored = ImpressionJoin(MEMORY_MS, GOLDEN.read_bytes())
     assert matched(restored.on_display(display(1)) + restored.on_push("push-2", push(2))) == {"push-1", "push-2"}
 
 
-def test_snapshot_of_another_version_is_refused() -> None:
-    with pytest.raises(StateMismatchError, match="version 2"):
-        ImpressionJoin(MEMORY_MS, msgspec.msgpack.encode([2, 0, {}, {}]))
+@pytest.mark.parametrize("version", [1, 3])
+def test_snapshot_of_another_version_is_refused(version: int) -> None:
+    foreign = msgspec.msgpack.encode([version, 0, {"push-1": ["fields of another version"]}, {}])
+    with pytest.raises(StateMismatchError, match=f"version {version}"):
+        ImpressionJoin(MEMORY_MS, foreign)
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x00", b"\x94\x01"])

@@ -16,16 +16,15 @@ from datastreamx.model.auction import Decision, Outcome
 from datastreamx.model.events import BoxEvent
 from datastreamx.tables import BOX_EVENTS, MINUTE_ROLLUPS, VIEWING_SESSIONS, Row, record_batch
 from datastreamx.wire.facts import FactBatch
-from operators.bidding.auction import CallResult, decide, undecided, withdraw
 from operators.decisions.step import DecisionBatch
 from operators.impressions.join import Display, Impression, Push
 from operators.impressions.step import ImpressionBatch
 from operators.rollups.counts import Rollup
 from operators.rollups.step import Countable, RollupsLogic
 from operators.viewing.state import KeyGroupState
-from tests.builders import KEY_GROUP, T0, heartbeat, opportunity, records, shown, tune
+from tests.builders import KEY_GROUP, T0, decision, heartbeat, outcome, records, shown, tune, winning_ad
 from tests.operators.naive import MEASURES, naive_totals, summed
-from tests.operators.test_decisions import AUCTION, won
+from tests.operators.test_decisions import undecided, won
 
 GOLDEN = Path(__file__).parent / "golden" / "rollups-snapshot-v1.msgpack"
 MINUTE_MS = 60_000
@@ -42,7 +41,7 @@ def facts(rows: list[Row]) -> FactBatch:
 
 
 def impression(at_ms: int, *, price_micros: int | None = 2_500_000) -> Impression:
-    push = None if price_micros is None else Push("auction-1", "alpha", price_micros, "USD", "ch1", T0)
+    push = None if price_micros is None else Push("auction-1", "alpha", price_micros, "USD", "ch1", T0, "bid-1")
     return Impression(Display(T0 + at_ms, "key-1", "push-1", "ad-1", 15_000, 0, 0, 0, 0), push)
 
 
@@ -107,26 +106,60 @@ def test_decision_counts_the_opportunity_without_and_the_calls_with_their_aggreg
         (Outcome.BELOW_FLOOR, {"calls": 1, "bids": 1}),
         (Outcome.CURRENCY, {"calls": 1, "bids": 1}),
         (Outcome.CREATIVE_REJECTED, {"calls": 1, "bids": 1}),
+        (Outcome.ADVERTISER_BLOCKED, {"calls": 1, "bids": 1}),
+        (Outcome.CLOSED_EARLY, {"calls": 1}),
     ],
 )
 def test_every_outcome_of_a_call_is_counted(code: Outcome, expected: dict[str, int]) -> None:
-    result = CallResult(aggregator="alpha", called=True, failure=code)
-    decision = decide(opportunity(), (result,), AUCTION, attempt=1, now_ms=T0, queue_us=0, auction_us=0)
     rollup = Rollup()
-    rollup.add_decision(decision)
+    rollup.add_decision(decision(outcome("alpha", code)))
     assert {row["aggregator"]: nonzero(row) for row in taken(rollup)}["alpha"] == expected
 
 
-@pytest.mark.parametrize("reason", [Outcome.EXPIRED, Outcome.SHED])
+NOT_CALLED = [
+    # An auction that failed as a whole: no aggregator's fault.
+    Outcome.ERROR,
+    Outcome.EXPIRED,
+    Outcome.SHED,
+    Outcome.UNSUITABLE,
+    Outcome.NOT_SELECTED,
+    Outcome.PRIVACY,
+    Outcome.THROTTLED,
+    Outcome.BULKHEAD,
+    Outcome.NO_TIME,
+    Outcome.CLOSED_EARLY,
+]
+
+
+@pytest.mark.parametrize("reason", NOT_CALLED)
 def test_aggregator_that_was_not_called_counts_nothing(reason: Outcome) -> None:
     rollup = Rollup()
-    rollup.add_decision(undecided(opportunity(), reason, ("alpha",), T0))
+    rollup.add_decision(undecided(reason, "alpha"))
     assert {row["aggregator"]: nonzero(row) for row in taken(rollup)} == {None: {"opportunities": 1}, "alpha": {}}
+
+
+def withdrawn(told: Decision) -> Decision:
+    """The same without its push: its deadline passed before it could leave."""
+    outcomes = tuple(
+        msgspec.structs.replace(one, code=Outcome.EXPIRED, ads_won=0) if one.code is Outcome.WON else one
+        for one in told.outcomes
+    )
+    return msgspec.structs.replace(told, status="expired", push_id=None, ads=(), outcomes=outcomes)
+
+
+def test_every_ad_of_a_break_is_a_win_but_its_aggregator_has_bid_once() -> None:
+    ads = (winning_ad(place=0), winning_ad(place=1))
+    rollup = Rollup()
+    rollup.add_decision(decision(outcome("alpha", Outcome.WON, bids=3, ads_won=2), ads=ads))
+    assert {row["aggregator"]: nonzero(row) for row in taken(rollup)} == {
+        None: {"opportunities": 1},
+        "alpha": {"calls": 1, "bids": 1, "wins": 2},
+    }
 
 
 def test_bid_whose_win_was_withdrawn_is_still_a_bid() -> None:
     rollup = Rollup()
-    rollup.add_decision(withdraw(won(1), T0 + 5_000))
+    rollup.add_decision(withdrawn(won(1)))
     assert {row["aggregator"]: nonzero(row) for row in taken(rollup)} == {
         None: {"opportunities": 1},
         "alpha": {"calls": 1, "bids": 1},
@@ -162,23 +195,24 @@ _EVENTS = st.lists(
     ),
     max_size=25,
 )
-_CODES = st.sampled_from([code for code in Outcome if code is not Outcome.WON])
+_CALLED = [code for code in Outcome if code not in {Outcome.WON, Outcome.EXPIRED}]
 
 
 @st.composite
 def _decisions(draw: st.DrawFn) -> Decision:
-    now_ms = T0 + draw(_TIMES)
-    place = opportunity(channel_id=draw(st.sampled_from(["a", "b"])), deadline_ms=now_ms + 1_000)
-    kind = draw(st.sampled_from(["won", "failed", "shed", "withdrawn"]))
-    if kind == "shed":
-        return undecided(place, Outcome.SHED, ("alpha", "beta"), now_ms)
-    if kind == "failed":
-        result = CallResult(
-            aggregator="alpha", called=True, failure=draw(_CODES.filter(lambda c: c is not Outcome.EXPIRED))
-        )
-        return decide(place, (result,), AUCTION, attempt=1, now_ms=now_ms, queue_us=0, auction_us=0)
-    decision = won(1, decided_ms=now_ms, channel_id=place.channel_id)
-    return withdraw(decision, now_ms) if kind == "withdrawn" else decision
+    place: dict[str, Any] = {"decided_ms": T0 + draw(_TIMES), "channel_id": draw(st.sampled_from(["a", "b"]))}
+    match draw(st.sampled_from(["won", "break", "failed", "not called", "withdrawn"])):
+        case "won":
+            return won(1, **place)
+        case "break":
+            ads = tuple(winning_ad(place=number) for number in range(draw(st.integers(2, 4))))
+            return decision(outcome("alpha", Outcome.WON, bids=5, ads_won=len(ads)), ads=ads, **place)
+        case "failed":
+            return decision(outcome("alpha", draw(st.sampled_from(_CALLED))), **place)
+        case "not called":
+            return undecided(draw(st.sampled_from(NOT_CALLED)), "alpha", "beta", **place)
+        case _:
+            return withdrawn(won(1, **place))
 
 
 _IMPRESSIONS = st.builds(impression, _TIMES, price_micros=st.none() | st.integers(0, 10_000_000))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from datastreamx.config import ViewingConfig
 from datastreamx.errors import StateMismatchError
 from datastreamx.model.chunk import Record
-from datastreamx.model.events import BoxEvent
+from datastreamx.model.events import BoxEvent, Consent
 from datastreamx.model.keygroup import KeyGroup
 from datastreamx.tables import BOX_EVENTS, VIEWING_SESSIONS, record_batch
 from operators.viewing.snapshot import decode_snapshot, encode_snapshot
@@ -106,6 +106,52 @@ def test_auction_id_follows_from_the_tune_and_not_from_the_record_that_fired_the
     assert one.opportunities[0].offset != two.opportunities[0].offset
 
 
+AGREED = Consent(history=True, gdpr=1, tcf="CPXxRfA")
+REFUSED = Consent(gdpr=1, tcf="CPYyRfA")
+
+
+def test_opportunity_of_an_ad_break_carries_the_consent_of_the_break_and_not_of_the_tune() -> None:
+    _, out = run(tune(0, "a", consent=AGREED), ad_break(5_000, "a", consent=REFUSED))
+    assert [found.consent for found in out.opportunities] == [REFUSED]
+    _, out = run(tune(0, "a", consent=AGREED), ad_break(5_000, "a"))
+    assert [found.consent for found in out.opportunities] == [None]
+
+
+def test_opportunity_of_a_dwell_carries_the_consent_of_its_tune() -> None:
+    _, out = run(tune(0, "a", consent=REFUSED), tune(1_000, "b", consent=AGREED), heartbeat(16_500, box="stb-2", seq=1))
+    assert [(found.trigger, found.consent) for found in out.opportunities] == [("dwell", AGREED)]
+
+
+@pytest.mark.parametrize("channel", ["a", "b"])
+def test_consent_of_an_earlier_tune_is_not_kept_for_a_later_one_that_gives_none(channel: str) -> None:
+    _, out = run(tune(0, "a", consent=AGREED), tune(1_000, channel), heartbeat(16_500, box="stb-2", seq=1))
+    assert [found.consent for found in out.opportunities] == [None]
+
+
+def test_tune_that_arrives_out_of_order_does_not_bring_its_consent() -> None:
+    _, out = run(tune(1_000, "b", consent=AGREED), tune(0, "a", consent=REFUSED), heartbeat(17_000, box="stb-2", seq=1))
+    assert [found.consent for found in out.opportunities] == [AGREED]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([], [heartbeat(17_000)]),
+        ([ad_break(0, "z")], [heartbeat(17_000)]),
+        ([], [power(3_000, "standby"), heartbeat(17_000)]),
+    ],
+    ids=["became an opportunity", "passed over, too soon", "passed over, in standby"],
+)
+def test_consent_is_forgotten_when_its_dwell_is_over(before: list[BoxEvent], after: list[BoxEvent]) -> None:
+    """The strings are long, and 300,000 boxes would hold them."""
+    tuned = [*before, tune(1_000, "a", consent=AGREED)]
+    keeper, _ = run(*tuned)
+    assert keeper.boxes["stb-1"].tune_consent == AGREED
+    keeper, _ = run(*tuned, *after)
+    assert keeper.boxes["stb-1"].tune_consent is None
+    assert b"CPXxRfA" not in encode_snapshot(keeper)
+
+
 def test_duplicate_by_seq_is_dropped_and_counted() -> None:
     _, out = run(tune(0, "a"), tune(5, "b"), tune(0, "a"), tune(5, "b"))
     assert (len(out.events), out.duplicates) == (2, 2)
@@ -165,6 +211,7 @@ def test_rows_fit_the_tables() -> None:
 
 _BOXES = st.sampled_from(["stb-1", "stb-2", "stb-3"])
 _CHANNELS = st.sampled_from(["a", "b", "c"])
+_CONSENTS = st.sampled_from([None, AGREED, REFUSED])
 
 
 @st.composite
@@ -180,11 +227,11 @@ def _logs(draw: st.DrawFn, *, max_step_ms: int = 70_000) -> list[BoxEvent]:
         place: dict[str, Any] = {"box": box, "seq": seqs[box]}
         kind = draw(st.sampled_from(["tune", "shown", "break", "power", "heartbeat"]))
         if kind == "tune":
-            events.append(tune(at_ms, draw(_CHANNELS), **place))
+            events.append(tune(at_ms, draw(_CHANNELS), consent=draw(_CONSENTS), **place))
         elif kind == "shown":
             events.append(shown(at_ms, draw(_CHANNELS), **place))
         elif kind == "break":
-            events.append(ad_break(at_ms, draw(_CHANNELS), **place))
+            events.append(ad_break(at_ms, draw(_CHANNELS), consent=draw(_CONSENTS), **place))
         elif kind == "power":
             events.append(power(at_ms, draw(st.sampled_from(["on", "standby"])), **place))
         else:
@@ -241,6 +288,7 @@ def _viewing_facts(keeper: KeyGroupState) -> dict[str, Any]:
     return {
         box_id: {
             "channel": (box.channel_id, box.channel_ms, box.last_channel_id),
+            "consent": box.tune_consent,
             "ad": (box.last_ad_id, box.last_ad_ms),
             "standby": box.standby,
             "seq": (box.last_seq, box.seen),
@@ -275,16 +323,16 @@ def test_every_record_ends_in_exactly_one_row_or_count(events: list[BoxEvent], s
 
 def test_snapshot_bytes_are_an_interface() -> None:
     """A change here means that running deployments cannot resume: raise VERSION and keep a reader for the old one."""
-    keeper, _ = run(tune(0, "a"), tune(1_000, "b"), shown(2_000), heartbeat(3_000, box="stb-2", seq=9))
-    golden = GOLDEN / "viewing-snapshot-v1.msgpack"
+    keeper, _ = run(tune(0, "a"), tune(1_000, "b", consent=AGREED), shown(2_000), heartbeat(3_000, box="stb-2", seq=9))
+    golden = GOLDEN / "viewing-snapshot-v2.msgpack"
     assert encode_snapshot(keeper) == golden.read_bytes()
     restored = decode_snapshot(golden.read_bytes(), lambda _: state())
     assert _viewing_facts(restored) == _viewing_facts(keeper)
 
 
 def test_snapshot_of_another_version_is_refused() -> None:
-    foreign = msgspec.msgpack.encode([2, 0, 0, 0, {}])
-    with pytest.raises(StateMismatchError, match="version 2"):
+    foreign = msgspec.msgpack.encode([1, 0, 0, 0, {}])
+    with pytest.raises(StateMismatchError, match="version 1, this program reads 2"):
         decode_snapshot(foreign, lambda _: state())
 
 

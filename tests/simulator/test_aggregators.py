@@ -7,7 +7,7 @@ import json
 import statistics
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import aiohttp
 import msgspec
@@ -18,20 +18,22 @@ from aggregators.registry import build_adapter
 from datastreamx.config import AggregatorConfig
 from datastreamx.errors import CrashError
 from datastreamx.model.auction import Bid, BidRequest, Outcome
+from datastreamx.model.events import Consent
 from simulator.aggregators import Behaviour, LocalAggregator
 from simulator.aggregators.behaviour import PROFILES, Plan, decide
 from simulator.aggregators.catalogue import Catalogue
 from simulator.aggregators.dialects import DIALECTS
 from simulator.aggregators.modes import MODES
 from simulator.aggregators.server import AggregatorServer, changed
+from tests.simulator.aggregator_client import INSTANT, SEED, in_mode
 
 T = TypeVar("T")
 
-SEED = 20_231_114
-INSTANT = PROFILES["instant"]
+TAG_QUERY = "?auction={auction}&channel={channel}&duration={duration}&floor={floor}&last_ad={last_ad}"
 OPTIONS: dict[str, dict[str, str | int | bool]] = {
     "openrtb": {"publisher_id": "pub-1", "app_bundle": "com.example.stb"},
     "simple": {},
+    "vasttag": {},
 }
 REQUEST = BidRequest(
     auction_id="3b1f0e6a9c2d4875a1e0f3c4b5d60718",
@@ -60,15 +62,18 @@ class Client:
         self.server = server
         self.session = session
         self.base = base
+        url = f"{base}/bid{TAG_QUERY if dialect == 'vasttag' else ''}"
         self.adapter: Adapter = build_adapter(
-            AggregatorConfig(name="kite", adapter=dialect, url=f"{base}/bid", options=OPTIONS[dialect])
+            AggregatorConfig(name="kite", adapter=dialect, url=url, options=OPTIONS[dialect])
         )
 
     async def bids(self, request: BidRequest = REQUEST) -> list[Bid]:
         (call,) = self.adapter.make_requests(request)
         async with self.session.request(call.method, call.url, data=call.body, headers=call.headers) as response:
             reply = HttpReply(status=response.status, body=await response.read())
-        return self.adapter.make_bids(call, reply)
+        answer = self.adapter.make_bids(call, reply)
+        assert answer.refused == ()
+        return list(answer.bids)
 
 
 def _with_server(dialect: str, behaviour: Behaviour, story: Callable[[Client], Awaitable[T]]) -> T:
@@ -78,10 +83,6 @@ def _with_server(dialect: str, behaviour: Behaviour, story: Callable[[Client], A
             return await story(Client(dialect, server, session, f"http://127.0.0.1:{port}"))
 
     return asyncio.run(run())
-
-
-def _in_mode(mode: str, **more: Any) -> Behaviour:
-    return msgspec.structs.replace(INSTANT, mode=mode, **more)
 
 
 def test_a_decision_follows_from_seed_name_and_auction_alone() -> None:
@@ -138,7 +139,7 @@ def test_every_profile_names_a_mode_that_exists(profile: str) -> None:
 @pytest.mark.parametrize("creative", ["url", "inline", "preloaded"])
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_our_adapter_reads_what_the_aggregator_decided(dialect: str, creative: str) -> None:
-    behaviour = _in_mode("ok", creative=creative)
+    behaviour = in_mode("ok", creative=creative)
     plan = decide(behaviour, SEED, "kite", REQUEST.auction_id)
     ad = Catalogue("kite").choose(plan.pick, REQUEST.slot_ms, None)
     assert ad is not None
@@ -151,13 +152,59 @@ def test_our_adapter_reads_what_the_aggregator_decided(dialect: str, creative: s
     assert bid.price_micros == plan.price_micros
     assert (bid.ad_id, bid.duration_ms, bid.advertiser_domain) == (ad.ad_id, ad.duration_ms, ad.advertiser_domain)
     assert bid.currency == "USD"
-    if creative == "preloaded":
-        assert bid.creative_url is None
-    elif creative == "inline" and dialect == "openrtb":
+    if dialect == "vasttag" or (creative == "inline" and dialect == "openrtb"):
         assert bid.creative_url is not None
         assert bid.creative_url.startswith("data:application/xml;base64,")
+        assert set(bid.creative_hosts) == {"cdn.kite.example", ad.advertiser_domain}
+    elif creative == "preloaded":
+        assert bid.creative_url is None
     else:
         assert bid.creative_url == ad.url
+
+
+@pytest.mark.parametrize("dialect", ["openrtb", "simple"])
+def test_our_adapter_reads_several_ads_for_a_break_and_where_notices_go(dialect: str) -> None:
+    request = msgspec.structs.replace(
+        REQUEST, break_id="break-1", slot_ms=90_000, max_ads=4, blocked_advertisers=("alder-bank.example",)
+    )
+
+    async def story(client: Client) -> None:
+        bids = await client.bids(request)
+        assert 2 <= len(bids) <= 4
+        assert sum(bid.duration_ms or 0 for bid in bids) <= 90_000
+        domains = {bid.advertiser_domain for bid in bids}
+        assert len(domains) == len(bids)
+        assert "alder-bank.example" not in domains
+        for bid in bids:
+            assert bid.notices is not None
+            for event, url in (
+                ("win", bid.notices.win),
+                ("loss", bid.notices.loss),
+                ("billing", bid.notices.billing),
+            ):
+                assert url is not None
+                assert url.startswith(f"{client.base}/notice?event={event}&auction={request.auction_id}&")
+                assert f"bid={bid.bid_id}&" in url
+
+    _with_server(dialect, in_mode("ok", notices=True), story)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "told"), [("openrtb", (1, 1, 1)), ("simple", (1, 1, 1)), ("vasttag", (0, 1, 0))], ids=str
+)
+def test_what_our_adapter_tells_about_the_viewer_is_counted(dialect: str, told: tuple[int, int, int]) -> None:
+    consent = Consent(history=True, gdpr=1, tcf="CP1R2oAP1R2oAEsAEBENB4Fg")
+    everything = msgspec.structs.replace(REQUEST, last_ad_id="kite-alder-bank-10s", consent=consent)
+    nothing = msgspec.structs.replace(REQUEST, box_key=None, last_channel_id=None, consent=None)
+
+    async def story(client: Client) -> None:
+        stats = client.server.stats
+        assert await client.bids(nothing)
+        assert (stats.told_box, stats.told_history, stats.told_consent) == (0, 0, 0)
+        assert await client.bids(everything)
+        assert (stats.told_box, stats.told_history, stats.told_consent) == told
+
+    _with_server(dialect, INSTANT, story)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -178,7 +225,7 @@ def test_the_floor_is_heard(dialect: str) -> None:
     async def story(client: Client) -> None:
         assert await client.bids(at)
         assert await client.bids(above) == []
-        client.server.behaviour = _in_mode("ok", respects_floor=False)
+        client.server.behaviour = in_mode("ok", respects_floor=False)
         assert await client.bids(above)
 
     _with_server(dialect, INSTANT, story)
@@ -189,44 +236,48 @@ def test_a_request_that_breaks_the_dialect_is_refused_and_counted(dialect: str) 
     async def story(client: Client) -> None:
         async with client.session.post(f"{client.base}/bid", data=b'{"id": 1}') as response:
             assert response.status == 400
+        async with client.session.get(f"{client.base}/bid?channel=ch17") as response:
+            assert response.status == 400
         async with client.session.get(f"{client.base}/elsewhere") as response:
             assert response.status == 404
-        assert client.server.stats.bad_requests == 1
-        assert client.server.stats.requests == 1
+        assert client.server.stats.bad_requests == 2
+        assert client.server.stats.requests == 2
 
     _with_server(dialect, INSTANT, story)
 
 
+REFUSED_BY_ADAPTERS = {
+    "http_500": Outcome.ERROR,
+    "garbage": Outcome.INVALID_RESPONSE,
+    "deep": Outcome.INVALID_RESPONSE,
+    "wrong_id": Outcome.INVALID_RESPONSE,
+    "wrong_imp": Outcome.INVALID_RESPONSE,
+    "nan_price": Outcome.INVALID_RESPONSE,
+    "negative_price": Outcome.INVALID_RESPONSE,
+    "huge_price": Outcome.INVALID_RESPONSE,
+    "bad_vast": Outcome.CREATIVE_REJECTED,
+    "http_creative": Outcome.CREATIVE_REJECTED,
+}
+
+
 @pytest.mark.parametrize(
-    ("mode", "outcome"),
-    [("http_500", Outcome.ERROR), ("garbage", Outcome.INVALID_RESPONSE), ("wrong_id", Outcome.INVALID_RESPONSE)],
+    ("dialect", "mode"),
+    [(name, mode) for name, dialect in DIALECTS.items() for mode in REFUSED_BY_ADAPTERS if mode not in dialect.cannot],
 )
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_spoilt_answer_is_a_reply_error_even_where_it_would_decline(
-    dialect: str, mode: str, outcome: Outcome
-) -> None:
+def test_our_adapter_accepts_no_answer_that_it_can_see_to_be_spoilt(dialect: str, mode: str) -> None:
+    # A VAST tag whose document is dangerous has no reply left to find a creative in.
+    is_all_there_is = dialect == "vasttag" and mode == "bad_vast"
+    code = Outcome.INVALID_RESPONSE if is_all_there_is else REFUSED_BY_ADAPTERS[mode]
+
     async def story(client: Client) -> None:
-        with pytest.raises(ReplyError) as caught:
-            await client.bids()
-        assert caught.value.code is outcome
-        assert client.server.stats.by_mode == {mode: 1}
-        assert client.server.stats.bids == 0
+        for number in range(16):
+            with pytest.raises(ReplyError) as caught:
+                await client.bids(msgspec.structs.replace(REQUEST, auction_id=f"auction-{number}"))
+            assert caught.value.code is code
+        assert client.server.stats.by_mode == {mode: 16}
+        assert (client.server.stats.bids, client.server.stats.careless) == (0, 0)
 
-    _with_server(dialect, _in_mode(mode, fill_rate=0.0), story)
-
-
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_reset_cuts_the_connection_in_the_middle_of_the_body(dialect: str) -> None:
-    async def story(client: Client) -> None:
-        (call,) = client.adapter.make_requests(REQUEST)
-        async with client.session.request(call.method, call.url, data=call.body) as response:
-            assert response.status == 200
-            with pytest.raises((aiohttp.ClientPayloadError, ConnectionResetError)):
-                await response.read()
-        client.server.behaviour = INSTANT
-        assert await client.bids(), "the server goes on"
-
-    _with_server(dialect, _in_mode("reset"), story)
+    _with_server(dialect, in_mode(mode, fill_rate=0.0), story)
 
 
 def test_silent_never_answers_and_forgets_clients_that_left() -> None:
@@ -240,7 +291,7 @@ def test_silent_never_answers_and_forgets_clients_that_left() -> None:
         await _until(lambda: stats.in_flight == 0)
         assert stats.hung_up == 1
 
-    _with_server("openrtb", _in_mode("silent"), story)
+    _with_server("openrtb", in_mode("silent"), story)
 
 
 def test_slow_answers_after_the_one_that_is_not() -> None:
@@ -252,7 +303,7 @@ def test_slow_answers_after_the_one_that_is_not() -> None:
         assert not first.done(), "still slow, because it was asked for under the old behaviour"
         assert await first, "slow is not silent"
 
-    _with_server("simple", _in_mode("slow", slow_ms=700), story)
+    _with_server("simple", in_mode("slow", slow_ms=700), story)
 
 
 def test_control_changes_the_given_fields_and_keeps_the_others() -> None:
@@ -287,7 +338,7 @@ def test_control_changes_the_given_fields_and_keeps_the_others() -> None:
 )
 def test_an_impossible_behaviour_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
-        changed(Behaviour(), body)
+        changed(Behaviour(), body, DIALECTS["openrtb"])
 
 
 def test_stats_count_bids_and_declines() -> None:
@@ -368,7 +419,8 @@ def _ask(aggregator: LocalAggregator) -> list[Bid]:
             aiohttp.ClientSession() as session,
             session.request(call.method, call.url, data=call.body, headers=call.headers) as response,
         ):
-            return adapter.make_bids(call, HttpReply(status=response.status, body=await response.read()))
+            reply = HttpReply(status=response.status, body=await response.read())
+            return list(adapter.make_bids(call, reply).bids)
 
     return asyncio.run(exchange())
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import itertools
 import math
 from collections import Counter, defaultdict
@@ -8,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 import pytest
 
-from datastreamx.model.events import AdBreak, BoxEvent, Heartbeat, Power, Tune
+from datastreamx.model.events import AdBreak, BoxEvent, Consent, Heartbeat, Power, Tune
 from datastreamx.wire.events import decode_event, encode_event
 from simulator.fleet.behaviour import Fleet, box_name, box_number
 from simulator.fleet.breaks import BreakSchedule
@@ -202,6 +203,72 @@ def test_all_boxes_of_a_channel_report_the_same_break() -> None:
     assert 6_000 < max(times) - min(times) <= 9_000
 
 
+def test_breaks_are_for_one_ad_or_for_several() -> None:
+    events = generate_events(SEED, 500, 40 * MINUTE_MS)
+    lengths = {event.break_id: event.duration_ms for event in events if isinstance(event, AdBreak)}
+    counts = Counter(lengths.values())
+    assert sorted(counts) == [30_000, 60_000, 90_000, 120_000]
+    assert min(counts.values()) / len(lengths) > 0.15
+
+
+def consents(boxes: int, consent_share: float = 0.9) -> dict[str, Consent | None]:
+    """What each box says; the same in every event that says anything."""
+    options = Behaviour(consent_share=consent_share)
+    said: dict[str, Consent | None] = {}
+    for event in generate_events(SEED, boxes, 20 * MINUTE_MS, behaviour=options):
+        if isinstance(event, Tune | AdBreak):
+            assert said.setdefault(event.box_id, event.consent) == event.consent
+    return said
+
+
+def test_consent_follows_from_the_box_and_nine_viewers_in_ten_agree() -> None:
+    said = consents(3_000)
+    assert len(said) > 1_500
+    agreed = [consent for consent in said.values() if consent is not None and consent.history]
+    assert len(agreed) / len(said) == pytest.approx(0.9, abs=0.025)
+    few = consents(300)
+    assert few == {box: said[box] for box in few}, "a larger fleet repeats the smaller one"
+
+
+def test_viewers_live_under_several_laws_and_their_strings_agree_with_what_they_allow() -> None:
+    kinds = Counter[str]()
+    for consent in consents(4_000, consent_share=0.5).values():
+        if consent is None:
+            kinds["silent box"] += 1
+            continue
+        if consent.tcf is not None:
+            assert consent.gdpr == 1
+            assert tcf_purposes(consent.tcf) == (list(range(1, 12)) if consent.history else [])
+            kinds["tcf"] += 1
+        if consent.us_privacy is not None:
+            assert consent.us_privacy == ("1YNN" if consent.history else "1YYN")
+            kinds["us_privacy"] += 1
+        if consent.gpp is not None:
+            assert consent.gpp_sid == (6,)
+            assert consent.gpp == f"DBABTA~{consent.us_privacy}"
+            kinds["gpp"] += 1
+        if consent.lmt:
+            assert not consent.history
+            kinds["lmt"] += 1
+        kinds["history" if consent.history else "no history"] += 1
+    assert min(kinds.values()) > 50, kinds
+    assert len(kinds) == 7
+
+
+def tcf_purposes(text: str) -> list[int]:
+    """Purposes granted by a TCF v2 core string: 24 bits behind 152 bits of metadata."""
+    data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    bits = "".join(f"{byte:08b}" for byte in data)
+    assert int(bits[:6], 2) == 2, "version"
+    return [purpose for purpose in range(1, 25) if bits[151 + purpose] == "1"]
+
+
+@pytest.mark.parametrize(("share", "agreeing"), [(0.0, {False}), (1.0, {True})])
+def test_all_or_none_may_agree(share: float, agreeing: set[bool]) -> None:
+    said = consents(200, consent_share=share).values()
+    assert {consent is not None and consent.history for consent in said} == agreeing
+
+
 def test_breaks_of_a_channel_follow_each_other_within_the_period() -> None:
     schedule = BreakSchedule(SEED, Behaviour())
     for channel in range(5):
@@ -222,7 +289,9 @@ def test_speed_up_shrinks_durations_and_keeps_the_order_of_actions() -> None:
     for quick, real in zip(fast, slow, strict=True):
         assert quick.event_time_ms - START_MS == (real.event_time_ms - START_MS) // 10
         if isinstance(quick, AdBreak) and isinstance(real, AdBreak):
-            assert quick.duration_ms == real.duration_ms // 10
+            assert quick.starts_in_ms == real.starts_in_ms // 10
+            # What is sold: no speed-up makes an ad fit into less.
+            assert quick.duration_ms == real.duration_ms
             assert quick.break_id == real.break_id
 
 
@@ -305,6 +374,7 @@ def test_channel_weights_make_zipf_shares_stationary(channels: int) -> None:
         ({"channels": 3}, "at least 6"),
         ({"zap_persistence": 1.0}, "zap_persistence"),
         ({"break_spread_ms": 11_000}, "break_lead_ms"),
+        ({"consent_share": 1.1}, "consent_share"),
     ],
 )
 def test_parameters_that_cannot_be_honoured_are_refused(parameters: dict[str, int], message: str) -> None:

@@ -78,6 +78,18 @@ def test_every_event_ends_once_where_its_fault_says() -> None:
     assert landed["copies"] <= landed["rows"]
 
 
+@pytest.mark.parametrize("first_seq", [0, 10**6, 1_700_000_000_000])
+def test_malformed_is_malformed_however_long_the_numbers_in_it_are(first_seq: int) -> None:
+    numbered = [msgspec.structs.replace(event, seq=first_seq + event.seq) for event in events()]
+    records = [record for _, record in FaultInjector(FaultRates(malformed=1.0), SEED, BOUNDS).transform(numbered)]
+    for record in records:
+        if record.fault:
+            with pytest.raises(DeadLetterError) as caught:
+                decoded(record)
+            assert caught.value.reason == "malformed", record
+    assert sum(record.fault == "malformed" for record in records) > 0.9 * len(records)
+
+
 def test_dead_letters_are_refused_by_the_decoder_for_the_reason_in_the_books() -> None:
     reasons = Counter[str]()
     for _, record in transformed(MANY):

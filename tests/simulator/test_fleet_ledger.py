@@ -117,10 +117,13 @@ def test_the_progress_line_shows_what_goes_wrong_only_when_it_does() -> None:
     troubled = msgspec.structs.replace(
         ledger(),
         records_waiting=1_200,
-        pushes=Pushes(duplicates=3, after_deadline=4),
+        pushes=Pushes(duplicates=3, after_deadline=4, forged=5),
         event_to_push_ms=Latency(samples=1, p50_ms=12, p90_ms=30, p99_ms=40, max_ms=41),
     )
-    assert "event to push p50 12 ms, p99 40 ms | 3 copies, 4 too late | 1,200 waiting" in progress_line(troubled)
+    assert (
+        "event to push p50 12 ms, p99 40 ms | 3 copies, 4 too late | 5 with a wrong signature | 1,200 waiting"
+        in progress_line(troubled)
+    )
 
 
 def test_percentiles_are_the_nearest_rank() -> None:

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from datastreamx.model.events import AdBreak, AdShown, BoxEvent
+from datastreamx.model.identity import auction_id, push_id
 from datastreamx.wire.events import decode_event
 from simulator.fleet.faults import PRESETS
 from simulator.fleet.log import START_MS, LogRecord, generate_events, generate_log
@@ -54,26 +55,38 @@ def test_a_log_without_faults_holds_the_events() -> None:
     assert [decode_event(record.value or b"") for record in log] == scenario()
 
 
-def test_displays_follow_their_breaks_in_the_sequence_of_the_box() -> None:
-    breaks: dict[str, list[AdBreak]] = defaultdict(list)
+@pytest.mark.parametrize("speed_up", [1.0, 10.0])
+def test_displays_follow_their_breaks_in_the_sequence_of_the_box(speed_up: float) -> None:
+    breaks: list[AdBreak] = []
+    displays: dict[str, list[AdShown]] = defaultdict(list)
     last_seq: dict[str, int] = {}
-    shown = 0
     last_ms = START_MS
-    for event in generate_events(SEED, 500, 40 * 60_000, shown_share=0.5):
+    for event in generate_events(SEED, 500, int(40 * 60_000 / speed_up), shown_share=0.5, speed_up=speed_up):
         assert event.seq == last_seq.get(event.box_id, -1) + 1
         assert event.event_time_ms >= last_ms
         last_seq[event.box_id], last_ms = event.seq, event.event_time_ms
         if isinstance(event, AdBreak):
-            breaks[event.box_id].append(event)
+            breaks.append(event)
         elif isinstance(event, AdShown):
-            shown += 1
-            assert any(
-                answered.event_time_ms + answered.starts_in_ms + answered.duration_ms == event.event_time_ms
-                and answered.duration_ms == event.shown_ms
-                for answered in breaks[event.box_id]
-            )
-    reported = sum(len(of_box) for of_box in breaks.values())
-    assert shown / reported == pytest.approx(0.5, abs=0.08)
+            displays[event.push_id].append(event)
+    assert all(len(shown) == 1 for shown in displays.values()), "every ad of a break has a push id of its own"
+    answered, ads = 0, Counter[int]()
+    for reported in breaks:
+        auction = auction_id(reported.break_id, 0, reported.seq, reported.box_id)
+        shown = [displays.pop(key)[0] for place in range(4) if (key := push_id(auction, place)) in displays]
+        starts_ms = reported.event_time_ms + reported.starts_in_ms
+        ends_ms = starts_ms + int(reported.duration_ms / speed_up)
+        if ends_ms > last_ms or not shown:
+            continue
+        answered += 1
+        ads[len(shown)] += 1
+        for display in shown:
+            assert display.event_time_ms - display.shown_ms == starts_ms, "one after the other"
+            starts_ms = display.event_time_ms
+        assert starts_ms == ends_ms
+    assert displays == {}
+    assert answered / len(breaks) == pytest.approx(0.5, abs=0.08)
+    assert sorted(ads) == [1, 2, 3, 4]
 
 
 def test_displays_do_not_change_what_viewers_do() -> None:

@@ -20,10 +20,12 @@ from confluent_kafka.cimpl import NewTopic
 
 from datastreamx.config import load_config
 from datastreamx.errors import DeadLetterError
-from datastreamx.model.auction import Decision, Winner
+from datastreamx.model.auction import Decision, WinningAd
 from datastreamx.model.events import AdShown, BoxEvent, Power
+from datastreamx.model.identity import push_id
 from datastreamx.wire.decisions import encode_decision
 from datastreamx.wire.events import decode_event
+from datastreamx.wire.signing import SigningKey, sign_push
 from simulator.broker import LocalBroker
 from simulator.fleet import __main__ as command
 from simulator.fleet import driver
@@ -151,7 +153,19 @@ def pipeline(broker: LocalBroker, tmp_path: Path, request: pytest.FixtureRequest
     made.close()
 
 
-def decision(event: BoxEvent, number: int, timestamp_ms: int, *, deadline_ms: int, slot_ms: int) -> Decision:
+def decision(
+    event: BoxEvent, number: int, timestamp_ms: int, *, deadline_ms: int, slot_ms: int, ads: int = 1
+) -> Decision:
+    def ad(place: int) -> WinningAd:
+        return WinningAd(
+            push_id=push_id(f"{number}", place),
+            aggregator="a",
+            bid_id=f"b-{place}",
+            ad_id=f"ad-{number}-{place}",
+            price_micros=1,
+            currency="USD",
+        )
+
     return Decision(
         auction_id=f"auction-{number}",
         box_id=event.box_id,
@@ -170,8 +184,8 @@ def decision(event: BoxEvent, number: int, timestamp_ms: int, *, deadline_ms: in
         last_ad_id=None,
         break_id=None,
         status="won",
-        push_id=f"push-{number}",
-        winner=Winner(aggregator="a", bid_id="b", ad_id=f"ad-{number}", price_micros=1, currency="USD"),
+        push_id=push_id(f"{number}"),
+        ads=tuple(map(ad, range(ads))),
         auction_us=1_000,
     )
 
@@ -207,7 +221,9 @@ def test_the_books_agree_with_the_log(pipeline: Pipeline) -> None:
 
 
 def test_pushes_are_displayed_once_in_time_and_reported_in_the_sequence_of_the_box(pipeline: Pipeline) -> None:
-    fleet = pipeline.start("--seed", "4", "--json", "--drain-limit", "0.5", "--speed-up", "0.01")
+    key = SigningKey.from_hex("5a" * 32, "key-1")
+    argv = ["--drain-limit", "0.5", "--speed-up", "0.01", "--public-key", key.public_key.hex()]
+    fleet = pipeline.start("--seed", "4", "--json", *argv)
     producer = Producer({"bootstrap.servers": pipeline.bootstrap})
     consumer = pipeline.consumer()
     pushed: dict[str, int] = {}
@@ -227,13 +243,17 @@ def test_pushes_are_displayed_once_in_time_and_reported_in_the_sequence_of_the_b
             timestamp_ms,
             deadline_ms=timestamp_ms + (60_000 if number % 3 else -1),
             # A hundred times as long at this pace, at which no box goes off in between.
-            slot_ms=6_000 if number % 10 == 1 else 2,
+            slot_ms=6_000 if number % 10 == 1 else 4,
+            ads=2 if number % 5 == 0 else 1,
         )
+        signed = sign_push(answer, key)
         for _ in range(2 if number % 4 == 0 else 1):
+            producer.produce(pipeline.decisions, encode_decision(signed), event.box_id.encode())
+        if number % 6 == 0:
             producer.produce(pipeline.decisions, encode_decision(answer), event.box_id.encode())
     producer.flush(10)
     consumer.close()
-    pipeline.await_ledger(fleet, lambda books: books.pushes.distinct == 60 and books.displays_reported >= 34)
+    pipeline.await_ledger(fleet, lambda books: books.pushes.distinct == 60 and books.displays_reported >= 42)
     fleet.send_signal(signal.SIGTERM)
     out, err = fleet.communicate(timeout=DEADLINE_S)
     assert fleet.returncode == 0, err
@@ -241,9 +261,33 @@ def test_pushes_are_displayed_once_in_time_and_reported_in_the_sequence_of_the_b
     assert ledger == read_ledger(pipeline.ledger_path)
     pushes = ledger.pushes
     assert (pushes.received, pushes.distinct, pushes.duplicates, pushes.after_deadline) == (75, 60, 15, 20)
-    assert pushes.displayed == ledger.displays_reported == 40
+    assert pushes.forged == 10
+    # Eight of the forty are breaks of two ads.
+    assert (pushes.displayed, pushes.ads, pushes.ads_reported, pushes.ads_not_shown) == (40, 48, 48, 0)
+    assert ledger.displays_reported == 48
     assert pushes.displaying == 0
     assert ledger.event_to_push_ms.samples == 60
+    shown = shown_in_sequence(pipeline)
+    displayed = {
+        push_id(f"{number}", place): (box, number, place)
+        for box, number in pushed.items()
+        if number % 3
+        for place in range(2 if number % 5 == 0 else 1)
+    }
+    assert set(shown) == set(displayed)
+    for push, (box, number, place) in displayed.items():
+        report = shown[push]
+        assert report.box_id == box
+        assert report.ad_id == f"ad-{number}-{place}"
+        if number % 10 == 1:
+            # The long ones are cut short by the end of the fleet.
+            assert 0 < report.shown_ms < 600_000
+        else:
+            assert report.shown_ms == (200 if number % 5 == 0 else 400)
+
+
+def shown_in_sequence(pipeline: Pipeline) -> dict[str, AdShown]:
+    """Displays by push id, after a look at the counters of all boxes."""
     shown: dict[str, AdShown] = {}
     sequences: dict[str, list[int]] = defaultdict(list)
     for _, _, key, value in pipeline.read():
@@ -253,15 +297,8 @@ def test_pushes_are_displayed_once_in_time_and_reported_in_the_sequence_of_the_b
         if isinstance(event, AdShown):
             assert event.push_id not in shown
             shown[event.push_id] = event
-    assert set(shown) == {f"push-{number}" for number in range(60) if number % 3}
-    for box, number in pushed.items():
-        if number % 3:
-            report = shown[f"push-{number}"]
-            assert report.box_id == box
-            assert report.ad_id == f"ad-{number}"
-            # The long ones are cut short by the end of the fleet.
-            assert report.shown_ms == 200 if number % 10 != 1 else 0 < report.shown_ms < 600_000
     assert all(sequence == list(range(sequence[0], sequence[0] + len(sequence))) for sequence in sequences.values())
+    return shown
 
 
 def test_a_restarted_fleet_counts_on_and_ignores_the_pushes_of_the_run_before(pipeline: Pipeline) -> None:
@@ -340,9 +377,14 @@ def test_missing_topics_and_unusable_options_are_refused(
     broker: LocalBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     absent = Pipeline(broker, tmp_path, "absent")
-    unusable = absent.start("--faults", "duplicates=1")
-    assert "neither one of none, some, many" in unusable.communicate(timeout=DEADLINE_S)[1]
-    assert unusable.returncode == 2
+    for argv, complaint in (
+        (["--faults", "duplicates=1"], "neither one of none, some, many"),
+        (["--public-key", "5a"], "the public key has 1 bytes, Ed25519 keys have 32"),
+        (["--consent-share", "2"], "consent_share is 2.0"),
+    ):
+        unusable = absent.start(*argv)
+        assert complaint in unusable.communicate(timeout=DEADLINE_S)[1]
+        assert unusable.returncode == 2
     absent.close()
     monkeypatch.setattr(driver, "TOPIC_WAIT_S", 0.0)
     argv = ["--config", str(absent.config_path), "--ledger", str(absent.ledger_path), "--boxes", "1", "--quiet"]

@@ -17,6 +17,7 @@ from sources.kafka import DecisionLog, EventSource, WarehouseSource
 from sources.kafka.backoff import Backoff
 from sources.kafka.positions import Layout
 from sources.kafka.reader import PartitionReader
+from sources.kafka.start import StartPosition
 from tests import builders
 from tests.sources.fake_kafka import FakeConsumer, end, event, failure, record
 
@@ -106,6 +107,30 @@ def test_a_tick_comes_first_after_each_snapshot_and_never_else() -> None:
     assert [type(item) for item in resumed.next_batch()] == [LogBatch]
 
 
+def test_a_source_that_may_not_read_gives_ticks_and_leaves_the_records() -> None:
+    may_read = False
+    consumer = FakeConsumer(topics={FACTS: 2, DECISIONS: 2}, polls=[[record(0, topic=FACTS)]])
+    source = WarehouseSource(config(), may_read=lambda: may_read, make_reader=readers(consumer))
+    part = source.build_part("in", "reader-00", None)
+    part.snapshot()
+    assert [type(item) for item in part.next_batch()] == [Tick]
+    assert part.next_batch() == []
+    may_read = True
+    assert [type(item) for item in part.next_batch()] == [LogBatch]
+
+
+@pytest.mark.parametrize(("start", "first"), [(None, 2), (StartPosition("end"), 9)])
+def test_a_source_without_state_begins_where_it_is_told(start: StartPosition | None, first: int) -> None:
+    consumer = FakeConsumer(topics={FACTS: 2, DECISIONS: 2}, watermarks={0: (2, 9), 1: (2, 9)})
+    options: dict[str, Any] = {} if start is None else {"start": start}
+    source = WarehouseSource(config(), make_reader=readers(consumer), **options)
+    part = source.build_part("in", "reader-00", None)
+    assert {one.offset for one in consumer.assigned} == {first}
+    consumer.watermarks = {0: (0, 20), 1: (0, 20)}
+    source.build_part("in", "reader-00", part.snapshot())
+    assert {one.offset for one in consumer.assigned} == {first}
+
+
 def test_one_batch_per_topic_and_partition_with_all_columns() -> None:
     polls = [
         [
@@ -131,6 +156,20 @@ def test_a_poll_is_bounded_in_bytes_and_in_records() -> None:
     assert len(batch.offsets) == 32
 
 
+@pytest.mark.parametrize("at_end", [False, True], ids=["stop", "end of the log"])
+def test_a_source_that_is_to_end_reads_nothing_and_waits_for_what_is_under_way(*, at_end: bool) -> None:
+    stop, drained = threading.Event(), threading.Event()
+    ended = [end(0, topic=EVENTS), end(0, topic=EVENTS, partition=1)]
+    consumer = FakeConsumer(polls=[ended if at_end else [record(0, topic=EVENTS)]])
+    part = event_part(consumer, stop=stop, stop_at_end=at_end, drained=drained.is_set)
+    if not at_end:
+        stop.set()
+    assert list(part.next_batch()) == list(part.next_batch()) == []
+    drained.set()
+    with pytest.raises(StopIteration):
+        part.next_batch()
+
+
 def test_a_stop_ends_the_warehouse_source_too() -> None:
     stop = threading.Event()
     consumer = FakeConsumer(topics={FACTS: 2, DECISIONS: 2})
@@ -141,7 +180,8 @@ def test_a_stop_ends_the_warehouse_source_too() -> None:
 
 
 def decisions(*numbers: int) -> list[Any]:
-    return [record(n, topic=DECISIONS, value=b'{"auction_id":"a%d","group":1,"offset":7}' % n) for n in numbers]
+    value = b'{"v":2,"auction_id":"a%d","group":1,"offset":7,"channel_id":"ch1"}'
+    return [record(n, topic=DECISIONS, value=value % n) for n in numbers]
 
 
 def read_back(consumer: FakeConsumer, from_offset: int | None, **options: Any) -> list[str]:

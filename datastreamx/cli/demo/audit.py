@@ -6,6 +6,7 @@ Nothing here asks the flows: a flow that loses a row would not count it either.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,12 @@ import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 from google.cloud import bigquery
 
+from datastreamx.cli.demo.notices import PREFIX, NoticeCounts, Told, count_notices, owed
 from datastreamx.config import Config
 from datastreamx.errors import RetryableError
 from datastreamx.kafka import consumer_properties
+from datastreamx.model.auction import Decision
+from datastreamx.model.chunk import DeadLetter
 from datastreamx.tables import TABLES
 from datastreamx.wire.dead_letters import parse_dead_letter
 from datastreamx.wire.decisions import decode_decision
@@ -33,10 +37,10 @@ class TopicCounts:
     Attributes:
         decisions: Records of ad-decisions.
         auctions: Distinct auctions among them.
-        pushes: Records with a winner.
+        pushes: Ads in these records; every ad of a break is a push of its own.
         distinct_pushes: Distinct push ids among these.
-        decided_late: Records with a winner that were decided after their deadline.
-        dead_letters: Distinct origins of dead letters, by reason.
+        decided_late: Ads that were decided after their deadline.
+        dead_letters: Distinct origins of dead letters, by reason; those of notices are counted apart.
     """
 
     decisions: int
@@ -96,6 +100,11 @@ class Warehouse:
         )
         return {row["status"]: row["n"] for row in rows}
 
+    def ads(self) -> int:
+        """Ads in ad_decisions, those of breaks included."""
+        row = self.one(f"SELECT IFNULL(SUM(ads), 0) AS n FROM {{t}}.ad_decisions WHERE {_recent('decided_time')}")
+        return int(row["n"])
+
     def outcomes(self) -> dict[str, dict[str, int]]:
         """Rows of bids by aggregator and outcome."""
         rows = self.rows(
@@ -141,33 +150,50 @@ class Warehouse:
             f"FROM {{t}}.impressions WHERE {_recent('shown_time')}"
         )
 
+    def displayed(self) -> frozenset[str]:
+        """Push ids of the impressions that found their decision."""
+        rows = self.rows(f"SELECT DISTINCT push_id FROM {{t}}.impressions WHERE {_recent('shown_time')} AND is_matched")
+        return frozenset(row["push_id"] for row in rows)
+
 
 def _recent(column: str) -> str:
     return f"{column} >= TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL 1 DAY)"
 
 
-def read_topics(config: Config) -> TopicCounts:
+def read_topics(config: Config) -> tuple[list[Decision], list[DeadLetter]]:
     """Read ad-decisions and dead-letters from beginning to end."""
+    decisions = [
+        decode_decision(message.value())
+        for message in _read_all(config, config.topics.decisions, config.events.partitions)
+    ]
+    dead_letters = [
+        parse_dead_letter(message.key(), message.value(), message.headers() or [])
+        for message in _read_all(config, config.topics.dead_letters, 1)
+    ]
+    return decisions, dead_letters
+
+
+def count_topics(decisions: Iterable[Decision], dead_letters: Iterable[DeadLetter]) -> TopicCounts:
+    """Count what was read. Pure."""
     auctions: Counter[str] = Counter()
     pushes: Counter[str] = Counter()
     late = 0
-    for message in _read_all(config, config.topics.decisions, config.events.partitions):
-        decision = decode_decision(message.value())
+    for decision in decisions:
         auctions[decision.auction_id] += 1
-        if decision.push_id is not None:
-            pushes[decision.push_id] += 1
-            late += decision.decided_ms > decision.deadline_ms
-    letters = {}
-    for message in _read_all(config, config.topics.dead_letters, 1):
-        letter = parse_dead_letter(message.key(), message.value(), message.headers() or [])
-        letters[letter.topic, letter.partition, letter.offset] = letter.reason
+        pushes.update(ad.push_id for ad in decision.ads)
+        late += len(decision.ads) if decision.decided_ms > decision.deadline_ms else 0
+    reasons = {
+        (letter.topic, letter.partition, letter.offset): letter.reason
+        for letter in dead_letters
+        if not letter.reason.startswith(PREFIX)
+    }
     return TopicCounts(
         decisions=auctions.total(),
         auctions=len(auctions),
         pushes=pushes.total(),
         distinct_pushes=len(pushes),
         decided_late=late,
-        dead_letters=dict(Counter(letters.values())),
+        dead_letters=dict(Counter(reasons.values())),
     )
 
 
@@ -202,6 +228,7 @@ class Summary(msgspec.Struct, frozen=True):
     auctions: dict[str, int]
     pushes: dict[str, int]
     aggregators: dict[str, dict[str, int]]
+    notices: dict[str, int]
     latency_ms: dict[str, dict[str, float | None]]
     bigquery: dict[str, Any]
     first_s: dict[str, float]
@@ -219,7 +246,9 @@ class Evidence:
     duplicates: dict[str, int]
     events: dict[str, int]
     auctions: dict[str, int]
+    ads: int
     outcomes: dict[str, dict[str, int]]
+    notices: NoticeCounts
     auction_latency_ms: dict[str, float | None]
     flow_latency_ms: dict[str, float | None]
     impressions: dict[str, int]
@@ -233,19 +262,23 @@ def gather(  # noqa: PLR0913, PLR0917 - what the demo has noted on the way
     warehouse: Warehouse,
     config: Config,
     ledger: Ledger,
+    told: Told,
     row_ages_s: list[float],
     first_s: dict[str, float],
     restarts: dict[str, int],
 ) -> Evidence:
     """Ask BigQuery and the topics."""
+    decisions, dead_letters = read_topics(config)
     return Evidence(
         ledger=ledger,
-        topics=read_topics(config),
+        topics=count_topics(decisions, dead_letters),
         tables=warehouse.counts(),
         duplicates=warehouse.duplicates(),
         events=warehouse.events(),
         auctions=warehouse.auctions(),
+        ads=warehouse.ads(),
         outcomes=warehouse.outcomes(),
+        notices=count_notices(owed(decisions, warehouse.displayed()), told, dead_letters),
         auction_latency_ms=warehouse.auction_latency_ms(),
         flow_latency_ms=warehouse.flow_latency_ms(),
         impressions=warehouse.impressions(),
@@ -283,6 +316,11 @@ def summarize(evidence: Evidence) -> Summary:
             "shown": evidence.impressions["total"],
         },
         aggregators=evidence.outcomes,
+        notices={
+            **{event: evidence.notices.accepted.get(event, 0) for event in ("win", "loss", "billing")},
+            "repeated": evidence.notices.repeats,
+            **{reason.removeprefix(PREFIX): count for reason, count in sorted(evidence.notices.undelivered.items())},
+        },
         latency_ms={
             "event_to_push": {"p50": push.p50_ms, "p99": push.p99_ms},
             "event_to_push_without_aggregators": {"p50": bare.p50_ms, "p99": bare.p99_ms},
@@ -331,6 +369,10 @@ def violations(evidence: Evidence) -> list[str]:
             evidence.tables["bids"] == topics.auctions * len(evidence.aggregators),
             f"bids: {evidence.tables['bids']} rows for {topics.auctions} auctions of {len(evidence.aggregators)}",
         ),
+        (
+            evidence.ads == topics.distinct_pushes,
+            f"pushes: {topics.distinct_pushes} ads in the topic, {evidence.ads} in ad_decisions",
+        ),
         (topics.pushes == topics.distinct_pushes, f"pushes: {topics.pushes - topics.distinct_pushes} duplicated"),
         (topics.decided_late == 0, f"pushes: {topics.decided_late} decided after their deadline"),
         (ledger.pushes.after_deadline == 0, f"pushes: {ledger.pushes.after_deadline} reached the box too late"),
@@ -346,6 +388,9 @@ def violations(evidence: Evidence) -> list[str]:
             set(evidence.outcomes) == set(evidence.aggregators),
             f"aggregators with outcomes: {sorted(evidence.outcomes)} of {sorted(evidence.aggregators)}",
         ),
+        (evidence.notices.repeats == 0, f"notices: {evidence.notices.repeats} were accepted twice"),
+        (evidence.notices.missing == 0, f"notices: {evidence.notices.missing} neither accepted nor a dead letter"),
+        (evidence.notices.not_owed == 0, f"notices: {evidence.notices.not_owed} were sent that nobody was owed"),
     ]
     return [message for holds, message in checks if not holds]
 

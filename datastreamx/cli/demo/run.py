@@ -100,9 +100,11 @@ def run_demo(options: DemoOptions) -> Summary:
             say("Stopping the boxes and waiting for the last rows ...")
             stack.stop_fleet()
             ledger = read_ledger(stack.ledger_path)
-            _wait_for_rows(warehouse, ledger)
+            _wait_for_rows(stack, warehouse, ledger)
             restarts = {str(name): flow.restarts for name, flow in stack.flows.items()}
-            summary = summarize(gather(warehouse, stack.config, ledger, watch.row_ages_s, watch.first_s, restarts))
+            summary = summarize(
+                gather(warehouse, stack.config, ledger, stack.told(), watch.row_ages_s, watch.first_s, restarts)
+            )
             stack.stop_flows()
     if options.json:
         emit(summary)
@@ -142,26 +144,29 @@ def _watch(stack: Stack, watch: _Watch, options: DemoOptions, interrupted: list[
             time.sleep(max(0.0, _TICK_S - (time.monotonic() - started_s - elapsed_s)))
 
 
+_LATER: tuple[FlowName, ...] = ("warehouse", "notices")
+
+
 def _planned_kills(options: DemoOptions) -> list[tuple[float, FlowName]]:
-    """When to kill which flow: the ads worker in the second quarter, the warehouse worker in the third."""
+    """When to kill which flow: the ads worker in the second quarter, the warehouse and notices workers in the third."""
     if not options.kill_worker:
         return []
     rng = random.Random(options.seed)  # noqa: S311 - a seed repeats the run
     whole_s = options.duration_s or 60.0
     return [
         (whole_s * rng.uniform(0.25, 0.5), "ads"),
-        (whole_s * rng.uniform(0.5, 0.75), "warehouse"),
+        *sorted((whole_s * rng.uniform(0.5, 0.75), name) for name in _LATER),
     ]
 
 
-def _wait_for_rows(warehouse: Warehouse, ledger: Ledger) -> None:
-    """Until everything the fleet produced is queryable, or nothing more comes."""
+def _wait_for_rows(stack: Stack, warehouse: Warehouse, ledger: Ledger) -> None:
+    """Until everything the fleet produced is queryable and told, or nothing more comes."""
     deadline_s = time.monotonic() + _SETTLE_LIMIT_S
     last: tuple[object, ...] = ()
     still = 0
     while time.monotonic() < deadline_s:
         counts = warehouse.counts()
-        now = tuple(counts.values())
+        now = (*counts.values(), stack.notices_accepted())
         still = still + 1 if now == last else 0
         last = now
         complete = counts["box_events"] >= ledger.expected_rows and counts["impressions"] >= ledger.displays_reported
@@ -212,7 +217,7 @@ def _directory(options: DemoOptions) -> Iterator[Path]:
 
 
 def _print_summary(summary: Summary) -> None:
-    for name in ("events", "auctions", "pushes"):
+    for name in ("events", "auctions", "pushes", "notices"):
         numbers = getattr(summary, name)
         say(f"{name:<12}" + "   ".join(f"{key} {value:,}" for key, value in numbers.items()))
     for name, outcomes in summary.aggregators.items():

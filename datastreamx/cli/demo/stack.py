@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from datastreamx.cli.demo.notices import Told
 from datastreamx.config import Config, load_config
 from datastreamx.errors import CrashError
 from datastreamx.topics import apply_topics
@@ -24,7 +25,9 @@ from simulator.processes import Child
 from sinks.bigquery.client import rest_client
 from sinks.bigquery.schema import apply_tables
 
-FlowName = Literal["ads", "warehouse"]
+FlowName = Literal["ads", "warehouse", "notices"]
+
+_FLOWS: tuple[FlowName, ...] = ("warehouse", "notices", "ads")
 
 Server = LocalBroker | LocalBigQuery | LocalAggregator | Child
 
@@ -151,6 +154,16 @@ class Stack:
         with self._lock:
             self.flows[name].child.kill()
 
+    def told(self) -> Told:
+        """What the aggregators say they were told of their bids."""
+        return Told(
+            {one.name: one.stats() for one in self.aggregators}, {one.name: one.notices() for one in self.aggregators}
+        )
+
+    def notices_accepted(self) -> int:
+        """Notices that the aggregators have accepted so far."""
+        return sum(sum(one.stats().notices.values()) for one in self.aggregators)
+
     def stop_fleet(self) -> None:
         """Let the fleet finish: no new behaviour, running displays end, everything acknowledged."""
         # It opens its books within a second or two of its start; stopped before, it would leave none.
@@ -160,7 +173,7 @@ class Stack:
         self.fleet.stop(grace_s=60.0)
 
     def stop_flows(self) -> None:
-        """Stop both flows cleanly, with a last snapshot."""
+        """Stop all flows cleanly, with a last snapshot."""
         self._stopping.set()
         with self._lock:
             for flow in self.flows.values():
@@ -177,11 +190,13 @@ class Stack:
             started = [pool.submit(self._enter, server) for server in self.servers]
             for future in started:
                 future.result()
+        for one in self.aggregators:
+            one.control(notices=True)
         self.config_path.write_text(self._config_text(broker, bigquery), encoding="utf-8")
         self.config = load_config(self.config_path)
         apply_topics(self.config)
         apply_tables(rest_client(self.config.bigquery), self.config.bigquery)
-        for name in ("warehouse", "ads"):
+        for name in _FLOWS:
             self.flows[name] = FlowProcess(name, self._flow_child(name))
             self._resources.callback(self._stop_flow, name)
         with ThreadPoolExecutor(max_workers=len(self.flows)) as pool:
@@ -236,6 +251,7 @@ class Stack:
         aggregators = "".join(
             f'\n[[aggregators]]\nname = "{one.name}"\nadapter = "{one.dialect}"\nurl = "{one.url}"\n'
             + _DIALECT_OPTIONS[one.dialect]
+            + _NOTICES
             for one in self.aggregators
         )
         return DEMO_CONFIG.format(
@@ -291,6 +307,8 @@ def _reads(flow: Child) -> bool:
     """Whether a flow has begun to read; boxes that report earlier would wait for it."""
     return "source.started" in flow.output()
 
+
+_NOTICES = 'notices = ["win", "loss", "billing"]\nnotice_hosts = ["127.0.0.1"]\nnotice_network = "any"\n'
 
 _DIALECT_OPTIONS = {
     "openrtb": 'options = { publisher_id = "pub-1", app_bundle = "tv.datastreamx.box" }\n',

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from datastreamx.cli.explain.report import Explanation, Record, assemble
+from datastreamx.cli.explain.report import Explanation, Record, Rows, ads_of, assemble
 
 if TYPE_CHECKING:
-    from datastreamx.cli.warehouse import Answer, Warehouse
+    from datastreamx.cli.warehouse import Answer, Parameter, Warehouse
 
 _DECISIONS = """
 SELECT * FROM ad_decisions
@@ -17,6 +17,7 @@ ORDER BY decided_time DESC
 LIMIT @last
 """
 _BIDS = "SELECT * FROM bids WHERE decided_time BETWEEN @first AND @newest AND auction_id IN UNNEST(@auction_ids)"
+_LATE = "SELECT * FROM late_bids WHERE decided_time BETWEEN @first AND @newest AND auction_id IN UNNEST(@auction_ids)"
 # An ad is displayed at its opportunity or after it, by the box's clock, which is not ours.
 _DISPLAYS = "SELECT * FROM impressions WHERE shown_time >= @first AND push_id IN UNNEST(@push_ids)"
 _EVENTS = """
@@ -39,14 +40,18 @@ def fetch(warehouse: Warehouse, box_key: str, *, last: int, since_hours: int, no
         warehouse.ask(_DECISIONS, {"since": since, "box_key": box_key, "last": last}),
     )
     bids: list[Record] = []
+    late: list[Record] = []
     displays: list[Record] = []
     if decisions:
         first, newest = decisions[-1]["decided_time"], decisions[0]["decided_time"]
         ids = tuple(row["auction_id"] for row in decisions)
         bids = _records(warehouse.ask(_BIDS, {"first": first, "newest": newest, "auction_ids": ids}))
-        if pushes := tuple(row["push_id"] for row in decisions if row["push_id"]):
+        # A decision that was withdrawn before it left has a later time than its late answers know.
+        around: dict[str, Parameter] = {"first": first - _CLOCKS, "newest": newest + _CLOCKS, "auction_ids": ids}
+        late = _records(warehouse.ask(_LATE, around))
+        if pushes := tuple(ad.push_id for row in decisions for ad in ads_of(row)):
             displays = _records(warehouse.ask(_DISPLAYS, {"first": first - _CLOCKS, "push_ids": pushes}))
-    return assemble(box_key, since_hours, decisions, bids, displays)
+    return assemble(box_key, since_hours, Rows(decisions, bids, late, displays))
 
 
 def why_nothing(warehouse: Warehouse, box_key: str, *, since_hours: int, now_ms: int) -> str:

@@ -6,7 +6,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from datastreamx.cli.explain.report import BidTold, DecisionTold, Explanation
+from datastreamx.cli.explain.report import AdTold, BidTold, DecisionTold, Explanation
+from datastreamx.cli.explain.timeline import timeline
 from datastreamx.cli.format import cpm, duration, plural, utc
 from datastreamx.cli.terminal import indented, table
 
@@ -33,18 +34,22 @@ def _decision(told: DecisionTold, now_ms: int) -> list[RenderableType]:
         ("State", _state(told)),
         ("Trigger", _trigger(told)),
         ("Timing", _timing(told)),
-        ("Winner", _winner(told)),
-        ("Push", told.push_id or "none"),
-        ("Shown", _shown(told)),
+        ("Policy", _policy(told)),
     ]
-    grid = Table.grid(padding=(0, 2))
-    for label, text in facts[:3]:
-        grid.add_row(Text(label, "dim"), Text(text))
-    ending = Table.grid(padding=(0, 2))
-    for label, text in facts[3:]:
-        ending.add_row(Text(label.ljust(len("Trigger")), "dim"), Text(text))
-    parts: list[RenderableType] = [grid, *([_bids(told.bids)] if told.bids else []), ending]
+    ending = [("Pushed", _NOTHING_PUSHED.get(told.status, "nothing"))]
+    if told.ads:
+        ending = [
+            pair for ad in told.ads for pair in (("Pushed", _ad(told, ad)), ("", ad.push_id), ("Shown", _shown(ad)))
+        ]
+    parts: list[RenderableType] = [_grid(facts), *(_bids(told) if told.bids else []), _grid(ending)]
     return [head, *(indented(part) for part in parts)]
+
+
+def _grid(lines: list[tuple[str, str]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for label, text in lines:
+        grid.add_row(Text(label.ljust(len("Trigger")), "dim"), Text(text))
+    return grid
 
 
 def _state(told: DecisionTold) -> str:
@@ -68,43 +73,94 @@ def _timing(told: DecisionTold) -> str:
         parts.append(f"waited {told.queue_us / 1000:.1f} ms")
     if told.auction_us is not None:
         parts.append(f"auction {told.auction_us / 1000:.1f} ms")
-    model = f", model {told.model_version}" if told.model_version else ""
-    return f"{', '.join(parts)}; policy {told.policy}{model}"
+    return ", ".join(parts)
 
 
-def _winner(told: DecisionTold) -> str:
-    if told.aggregator is None or told.price_micros is None:
-        return _NO_WINNER.get(told.status, "none")
-    return f"{told.aggregator} with {told.ad_id} at {cpm(told.price_micros, told.currency)} CPM"
+def _policy(told: DecisionTold) -> str:
+    parts = [told.policy]
+    if told.model_version:
+        parts.append(f"model {told.model_version}")
+    if told.explored:
+        parts.append("exploring: everyone is called")
+    if told.history_allowed is not None:
+        parts.append(f"viewing history {'allowed' if told.history_allowed else 'kept back'}")
+    return ", ".join(parts)
 
 
-_NO_WINNER = {
-    "no_bid": "none: no aggregator offered an acceptable ad",
-    "expired": "none: the deadline had passed, or came too near, before anybody could be asked",
-    "shed": "none: too many auctions were in flight (auction.capacity)",
+def _ad(told: DecisionTold, ad: AdTold) -> str:
+    length = "" if ad.duration_ms is None else f", {duration(ad.duration_ms)}"
+    return f"{ad.ad_id} of {ad.aggregator} at {cpm(ad.price_micros, told.currency)} CPM{length}"
+
+
+_NOTHING_PUSHED = {
+    "no_bid": "nothing: no aggregator offered an acceptable ad",
+    "expired": "nothing: the deadline had passed, or came too near",
+    "shed": "nothing: too many auctions were in flight (auction.capacity)",
 }
 
 
-def _shown(told: DecisionTold) -> str:
-    if told.push_id is None:
-        return "nothing was pushed"
-    if told.display is None:
+def _shown(ad: AdTold) -> str:
+    if ad.display is None:
         return "not reported by the box (yet)"
-    return f"{utc(told.display.shown_time_ms)} for {duration(told.display.shown_ms)}"
+    return f"{utc(ad.display.shown_time_ms)} for {duration(ad.display.shown_ms)}"
 
 
-def _bids(bids: list[BidTold]) -> Table:
-    is_plain = all(bid.propensity == 1.0 and bid.attempt == 1 for bid in bids)
-    more = () if is_plain else ("Propensity", "Attempt")
-    made = table("Aggregator", "Outcome", "CPM", "Latency", *more, "Ad", "Why", numbers=("CPM", "Latency", *more))
-    for bid in bids:
+def _bids(told: DecisionTold) -> list[RenderableType]:
+    bids = told.bids
+    more: dict[str, list[str]] = {}
+    if any(bid.propensity != 1.0 or bid.attempt > 1 for bid in bids):
+        more["Propensity"] = [f"{bid.propensity:.3f}" for bid in bids]
+        more["Attempt"] = [str(bid.attempt) for bid in bids]
+    if any(bid.notices for bid in bids):
+        more["Notices"] = [bid.notices or "" for bid in bids]
+    made = table(
+        "Aggregator",
+        "Outcome",
+        "CPM",
+        "Latency",
+        *more,
+        "Ad",
+        "Why",
+        numbers=("CPM", "Latency", "Propensity", "Attempt"),
+    )
+    for place, bid in enumerate(bids):
         made.add_row(
             Text(bid.aggregator),
-            Text(bid.outcome if bid.called else f"{bid.outcome} (not called)", _STYLES.get(bid.outcome, "yellow")),
-            "" if bid.price_micros is None else cpm(bid.price_micros, bid.currency),
+            Text(_outcome(bid), _STYLES.get(bid.outcome, "yellow")),
+            _price(bid),
             "" if bid.latency_us is None else f"{bid.latency_us / 1000:.1f} ms",
-            *(() if is_plain else (f"{bid.propensity:.3f}", str(bid.attempt))),
-            Text(bid.ad_id or ""),
-            Text(bid.detail or ""),
+            *(Text(column[place]) for column in more.values()),
+            Text(f"{bid.ad_id} ({bid.advertiser_domain})" if bid.advertiser_domain else bid.ad_id or ""),
+            Text(_why(bid)),
         )
-    return made
+    picture = timeline(bids, (told.queue_us or 0) + (told.auction_us or 0))
+    return [made, *([Text("\n".join(["", *picture]), "dim")] if picture else [])]
+
+
+def _outcome(bid: BidTold) -> str:
+    if not bid.called:
+        return f"{bid.outcome} (not called)"
+    return f"{bid.outcome} {plural(bid.ads_won, 'ad')}" if bid.ads_won and bid.ads_won > 1 else bid.outcome
+
+
+def _price(bid: BidTold) -> str:
+    """The price compared and, if it was converted, the price offered."""
+    price = "" if bid.price_micros is None else cpm(bid.price_micros, bid.currency)
+    if bid.offered_micros is None or bid.offered_currency == bid.currency:
+        return price
+    return f"{price} ({cpm(bid.offered_micros, bid.offered_currency)})".lstrip()
+
+
+def _why(bid: BidTold) -> str:
+    parts = [bid.detail] if bid.detail else []
+    if bid.no_bid_reason is not None:
+        parts.append(f"no-bid reason {bid.no_bid_reason}")
+    if bid.bids is not None and bid.bids > 1:
+        parts.append(f"best of {bid.bids} bids")
+    if bid.rate_id is not None:
+        parts.append(f"rates {bid.rate_id}")
+    if bid.late is not None:
+        offer = "no bid" if bid.late.price_micros is None else cpm(bid.late.price_micros, bid.currency)
+        won = ", would have won" if bid.late.would_have_won else ""
+        parts.append(f"answered late after {bid.late.latency_us / 1000:.1f} ms: {offer}{won}")
+    return "; ".join(parts)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -12,8 +13,20 @@ Record = Mapping[str, Any]
 """One row of BigQuery by column name."""
 
 
+class LateTold(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer that came after the auction was closed; see the table `late_bids`."""
+
+    latency_us: int
+    price_micros: int | None
+    would_have_won: bool
+
+
 class BidTold(msgspec.Struct, frozen=True, kw_only=True):
-    """What one aggregator did; see the table `bids`."""
+    """What one aggregator did; see the table `bids`. Columns that a row was written without are unset.
+
+    Attributes:
+        late: Its answer, if that came too late.
+    """
 
     aggregator: str
     outcome: str
@@ -22,11 +35,26 @@ class BidTold(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     tmax_ms: int | None
     latency_us: int | None
+    queue_us: int | None
+    dns_us: int | None
+    connect_us: int | None
+    first_byte_us: int | None
+    connection_reused: bool | None
     http_status: int | None
+    bids: int | None
+    ads_won: int | None
     price_micros: int | None
     currency: str | None
+    offered_micros: int | None
+    offered_currency: str | None
+    rate_id: str | None
+    floor_micros: int | None
     ad_id: str | None
+    advertiser_domain: str | None
+    no_bid_reason: int | None
+    notices: str | None
     detail: str | None
+    late: LateTold | None = None
 
 
 class Display(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,12 +65,31 @@ class Display(msgspec.Struct, frozen=True, kw_only=True):
     shown_ms: int
 
 
+class AdTold(msgspec.Struct, frozen=True, kw_only=True):
+    """An ad that was pushed.
+
+    Attributes:
+        duration_ms: Its length, told for ads of a break alone.
+        display: Unset while none is known; a box reports it after the ad.
+    """
+
+    push_id: str
+    aggregator: str
+    ad_id: str
+    price_micros: int
+    duration_ms: int | None = None
+    display: Display | None = None
+
+
 class DecisionTold(msgspec.Struct, frozen=True, kw_only=True):
     """One opportunity, what was known, what was asked and what came of it; see the table `ad_decisions`.
 
     Attributes:
-        bids: The winner first, then by falling price, then those without a bid.
-        display: Unset while none is known; a box reports it after the ad.
+        explored: Everyone was called, whatever the policy.
+        history_allowed: Viewing history was allowed to leave the house.
+        ads: What was pushed, in the order of display.
+        currency: Of all prices of `ads`.
+        bids: The winners first, then by falling price, then those without a bid.
     """
 
     auction_id: str
@@ -56,17 +103,15 @@ class DecisionTold(msgspec.Struct, frozen=True, kw_only=True):
     last_channel_id: str | None
     last_ad_id: str | None
     break_id: str | None
-    aggregator: str | None
-    ad_id: str | None
-    price_micros: int | None
     currency: str | None
-    push_id: str | None
     policy: str
     model_version: str | None
+    explored: bool | None
+    history_allowed: bool | None
     queue_us: int | None
     auction_us: int | None
+    ads: list[AdTold]
     bids: list[BidTold]
-    display: Display | None
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,39 +122,64 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     decisions: list[DecisionTold]
 
 
-def assemble(
-    box_key: str, since_hours: int, decisions: Iterable[Record], bids: Iterable[Record], displays: Iterable[Record]
-) -> Explanation:
-    """Join rows of ad_decisions, bids and impressions.
+@dataclass(frozen=True)
+class Rows:
+    """What BigQuery holds about some decisions.
 
-    Args:
-        box_key: Pseudonym of the box.
-        since_hours: How far back was looked.
-        decisions: In the order in which they are to be told.
-        bids: Of these decisions, in any order.
-        displays: Of these decisions, in any order; of several for one push the first counts.
+    Attributes:
+        decisions: Rows of ad_decisions in the order in which they are to be told.
+        bids: Rows of bids, like all that follow of these decisions and in any order.
+        late: Rows of late_bids.
+        displays: Rows of impressions; of several for one push the first counts.
     """
-    bids_of: dict[str, list[BidTold]] = {}
-    for row in bids:
-        bids_of.setdefault(row["auction_id"], []).append(
-            msgspec.convert({name: row[name] for name in BidTold.__struct_fields__}, BidTold)
+
+    decisions: Sequence[Record]
+    bids: Sequence[Record] = ()
+    late: Sequence[Record] = ()
+    displays: Sequence[Record] = ()
+
+
+def assemble(box_key: str, since_hours: int, rows: Rows) -> Explanation:
+    """Join the rows of one box. `since_hours` says how far back was looked."""
+    late_of = {
+        (row["auction_id"], row["aggregator"]): msgspec.convert(
+            {name: row[name] for name in LateTold.__struct_fields__}, LateTold
         )
+        for row in rows.late
+    }
+    bids_of: dict[str, list[BidTold]] = {}
+    for row in rows.bids:
+        told = msgspec.convert({name: row[name] for name in _BID_COLUMNS}, BidTold)
+        answer = late_of.get((row["auction_id"], told.aggregator))
+        bids_of.setdefault(row["auction_id"], []).append(msgspec.structs.replace(told, late=answer))
     display_of: dict[str, Display] = {}
-    for row in sorted(displays, key=lambda row: row["shown_time"]):
+    for row in sorted(rows.displays, key=lambda row: row["shown_time"]):
         display = Display(shown_time_ms=millis(row["shown_time"]), ad_id=row["ad_id"], shown_ms=row["shown_ms"])
         display_of.setdefault(row["push_id"], display)
-    told = [
-        DecisionTold(
-            **{name: row[name] for name in _COPIED},
-            opportunity_ms=millis(row["opportunity_time"]),
-            decided_ms=millis(row["decided_time"]),
-            deadline_ms=millis(row["deadline_time"]),
-            bids=sorted(bids_of.get(row["auction_id"], []), key=_rank),
-            display=display_of.get(row["push_id"]),
-        )
-        for row in decisions
-    ]
-    return Explanation(box_key=box_key, since_hours=since_hours, decisions=told)
+    return Explanation(
+        box_key=box_key,
+        since_hours=since_hours,
+        decisions=[
+            DecisionTold(
+                **{name: row[name] for name in _COPIED},
+                opportunity_ms=millis(row["opportunity_time"]),
+                decided_ms=millis(row["decided_time"]),
+                deadline_ms=millis(row["deadline_time"]),
+                ads=[msgspec.structs.replace(ad, display=display_of.get(ad.push_id)) for ad in ads_of(row)],
+                bids=sorted(bids_of.get(row["auction_id"], []), key=_rank),
+            )
+            for row in rows.decisions
+        ],
+    )
+
+
+def ads_of(row: Record) -> list[AdTold]:
+    """Ads of a row of ad_decisions: its own columns speak of the first, `break_ads` of all if there are several."""
+    if row["break_ads"] is not None:
+        return _BREAK_ADS.decode(row["break_ads"])
+    if row["push_id"] is None:
+        return []
+    return [msgspec.convert({name: row[name] for name in _AD_COLUMNS}, AdTold)]
 
 
 def millis(moment: datetime) -> int:
@@ -117,7 +187,10 @@ def millis(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
 
 
-_COMPUTED = {"opportunity_ms", "decided_ms", "deadline_ms", "bids", "display"}
+_BREAK_ADS = msgspec.json.Decoder(list[AdTold])
+_AD_COLUMNS = ("push_id", "aggregator", "ad_id", "price_micros")
+_BID_COLUMNS = tuple(name for name in BidTold.__struct_fields__ if name != "late")
+_COMPUTED = {"opportunity_ms", "decided_ms", "deadline_ms", "ads", "bids"}
 _COPIED = tuple(name for name in DecisionTold.__struct_fields__ if name not in _COMPUTED)
 
 

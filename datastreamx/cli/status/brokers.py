@@ -19,9 +19,6 @@ from sources.kafka.codes import END_OF_PARTITION
 
 PartitionId = tuple[str, int]
 
-GROUPS = {"ads": "datastreamx-ads", "warehouse": "datastreamx-warehouse"}
-"""Under which the sources of each flow display their offsets."""
-
 ANSWER_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 3.0
 _POLL_S = 0.1
@@ -38,8 +35,16 @@ class _End:
     newest: Message | None = None
 
 
+def flow_groups(config: Config) -> dict[str, str]:
+    """Flows that this configuration needs, and the groups under which their sources display their offsets."""
+    names = ["ads", "warehouse"]
+    if any(aggregator.notices for aggregator in config.aggregators):
+        names.append("notices")
+    return {name: f"datastreamx-{name}" for name in names}
+
+
 def ask_brokers(config: Config, clock: Clock) -> KafkaStatus:
-    """Lags of both flows and the newest records; trouble becomes `KafkaStatus.problem`.
+    """Lags of all flows and the newest records; trouble becomes `KafkaStatus.problem`.
 
     End offsets are found by reading from the last record to the end of each partition: the local broker answers too
     low ones. What cannot be read within `READ_TIMEOUT_S` counts as a lower bound.
@@ -52,8 +57,12 @@ def ask_brokers(config: Config, clock: Clock) -> KafkaStatus:
             ends = _ends(consumer, partitions, clock)
         finally:
             consumer.close()
-        read_by = {"ads": {topics.events}, "warehouse": {topics.facts, topics.decisions}}
-        lags = {flow: _lags(config, GROUPS[flow], ends, names) for flow, names in read_by.items()}
+        read_by = {"ads": {topics.events}}
+        decided = {topics.facts, topics.decisions}
+        lags = {
+            flow: _lags(config, group, ends, read_by.get(flow, decided)) for flow, group in flow_groups(config).items()
+        }
+        last_decision = _last_decision(_of(ends, topics.decisions))
     except CrashError as error:
         return KafkaStatus(address=config.kafka.bootstrap, problem=str(error))
     except (KafkaException, RetryableError) as error:
@@ -62,7 +71,7 @@ def ask_brokers(config: Config, clock: Clock) -> KafkaStatus:
         address=config.kafka.bootstrap,
         lags=lags,
         newest_event_ms=max((_time_ms(end) for end in _of(ends, topics.events)), default=None) or None,
-        last_decision=_last_decision(_of(ends, topics.decisions)),
+        last_decision=last_decision,
         dead_letters=sum(end.offset - end.low for end in _of(ends, topics.dead_letters)),
     )
 
@@ -168,15 +177,16 @@ def _last_decision(ends: list[_End]) -> LastDecision | None:
     if not decisions:
         return None
     last = max(decisions, key=lambda decision: decision.decided_ms)
-    winner = last.winner
+    first = last.ads[0] if last.ads else None
     return LastDecision(
         auction_id=last.auction_id,
         decided_ms=last.decided_ms,
         status=last.status,
         channel_id=last.channel_id,
-        aggregator=winner.aggregator if winner else None,
-        price_micros=winner.price_micros if winner else None,
-        currency=winner.currency if winner else None,
+        ads=len(last.ads),
+        aggregator=first.aggregator if first else None,
+        price_micros=sum(ad.price_micros for ad in last.ads) if first else None,
+        currency=first.currency if first else None,
     )
 
 

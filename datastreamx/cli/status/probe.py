@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from datastreamx.cli.status.brokers import GROUPS, ask_brokers
+from datastreamx.cli.status.brokers import ask_brokers, flow_groups
 from datastreamx.cli.status.report import FlowStatus, Status
 from datastreamx.cli.status.stores import look_at_store
 from datastreamx.cli.status.tables import ask_bigquery
@@ -22,6 +22,6 @@ def probe(config: Config, clock: Clock) -> Status:
     recovery = Path(config.recovery.directory)
     flows = [
         FlowStatus(name=name, group=group, lags=kafka.lags.get(name, []), store=look_at_store(recovery / name))
-        for name, group in GROUPS.items()
+        for name, group in flow_groups(config).items()
     ]
     return Status(at_ms=clock.now_ms(), kafka=kafka, bigquery=bigquery, flows=flows)

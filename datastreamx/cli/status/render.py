@@ -82,7 +82,10 @@ def _lag(lag: Lag) -> str:
 def _decision(at_ms: int, last: LastDecision | None) -> str:
     if last is None:
         return "none"
-    price = "" if last.price_micros is None else f" by {last.aggregator} at {cpm(last.price_micros, last.currency)} CPM"
+    price = ""
+    if last.price_micros is not None:
+        who = f" by {last.aggregator}" if last.ads == 1 else f", {plural(last.ads, 'ad')}"
+        price = f"{who} at {cpm(last.price_micros, last.currency)} CPM"
     return f"{_ago(at_ms, last.decided_ms, '')}: {last.status}{price} on {last.channel_id}"
 
 

@@ -49,7 +49,7 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FlowStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the two flows."""
+    """One of the flows."""
 
     name: str
     group: str
@@ -58,12 +58,18 @@ class FlowStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LastDecision(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest record of ad-decisions."""
+    """The newest record of ad-decisions.
+
+    Attributes:
+        aggregator: Of the first ad.
+        price_micros: CPM of all ads together.
+    """
 
     auction_id: str
     decided_ms: int
     status: str
     channel_id: str
+    ads: int
     aggregator: str | None
     price_micros: int | None
     currency: str | None

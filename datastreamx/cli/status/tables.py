@@ -23,6 +23,8 @@ _FRESHNESS = {
     "viewing_sessions": ("ended_time", 24),
     "ad_decisions": ("decided_time", 1),
     "bids": ("decided_time", 1),
+    # Written only when somebody answers too late.
+    "late_bids": ("decided_time", 24),
     "impressions": ("shown_time", 1),
     "minute_rollups": ("minute", 1),
 }

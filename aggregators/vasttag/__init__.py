@@ -1,0 +1,1 @@
+"""A VAST ad tag: GET of an address with macros, answered by a VAST document with prices in it."""
