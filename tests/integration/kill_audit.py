@@ -36,7 +36,7 @@ class Kill:
 
     Attributes:
         at_ms: Wall clock.
-        in_flight: Auctions in flight right before; `None` when the process was not yet so far as to tell.
+        in_flight: Auctions in flight shortly before; `None` when the process was not yet so far as to tell.
         reused: Decisions that this process had found in the log; likewise.
         with_notices: The notices flow was killed shortly before.
     """
