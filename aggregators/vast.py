@@ -28,6 +28,8 @@ MAX_DEPTH = 32
 MAX_NODES = 4_096
 MAX_ATTRIBUTES = 32
 MAX_ATTRIBUTE_CHARS = 4_096
+MAX_NAMESPACES = 64
+"""Writing an ad anew takes the square of their number: 10,000 in a document of 64 ads held a process for 31 s."""
 
 _VERSIONS = ("2", "3", "4")
 _DOORS = re.compile(rb"<!\s*(?:DOCTYPE|ENTITY)", re.IGNORECASE)
@@ -134,6 +136,9 @@ def _parse(document: bytes) -> Any:
     if _DOORS.search(document):
         raise _invalid("VAST with a DOCTYPE or an ENTITY, the doors to XML attacks")
     _check_encoding(document)
+    # Likewise as bytes: the parser keeps declarations apart from attributes, and no name can be written by references.
+    if document.count(b"xmlns") > MAX_NAMESPACES:
+        raise _invalid(f"VAST with more than {MAX_NAMESPACES} namespaces")
     try:
         root = etree.fromstring(document.lstrip(), _parser())
     except (etree.XMLSyntaxError, ValueError) as error:

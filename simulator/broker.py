@@ -5,6 +5,8 @@
 prints `READY 127.0.0.1:PORT` and serves until SIGTERM. Topics live as long as the process. What differs from Apache
 Kafka: log end offsets are wrong, `offsets_for_times` answers too early or 0, a fetch beyond the log is silent, any
 topic is created by producing to it, `max.message.bytes` is not enforced, transactions are accepted but mean nothing.
+A fetch looks through the whole partition, about 1 ms per 1,000 to 3,000 batches, and is answered with nothing if that
+takes longer than `fetch.wait.max.ms`.
 So nothing correct may rest on these; use the offsets of delivery reports and partition-EOF events.
 """
 

@@ -17,6 +17,10 @@ from datastreamx.model.auction import Outcome
 
 _MTYPE_VIDEO = 2
 _MACRO = re.compile(r"\$\{AUCTION_([A-Z_]+)(?::([A-Z0-9]+))?\}")
+# In addresses of notices: `operators.notices.macros` reads these spellings, too, so none may be left to vanish there.
+_NOTICE_MACRO = re.compile(
+    r"(?:\$|%24)(?:\{|%7B)AUCTION_([A-Z_]{1,32})(?:(?::|%3A)([A-Z0-9]{1,8}))?(?:\}|%7D)", re.IGNORECASE
+)
 _XML = re.compile(r"\s*<")
 
 
@@ -90,9 +94,14 @@ def expand(markup: str, macros: Mapping[str, str]) -> str:
 
 def expand_known(url: str | None, macros: Mapping[str, str]) -> str | None:
     """Substitute the given macros alone; the others stay for whoever knows them."""
-    if not url or "${AUCTION_" not in url or len(url) > MAX_PUSHED_BYTES:
+    if not url or len(url) > MAX_PUSHED_BYTES:
         return url
-    return _MACRO.sub(lambda match: _value(macros[match[1]], match[2]) if match[1] in macros else match[0], url)
+
+    def replace(match: re.Match[str]) -> str:
+        value = macros.get(match[1].upper())
+        return match[0] if value is None else _value(value, match[2] and match[2].upper())
+
+    return _NOTICE_MACRO.sub(replace, url)
 
 
 def _value(value: str, encoding: str | None) -> str:

@@ -86,7 +86,18 @@ class SimpleAdapter:
         if asked.max_ads == 1:
             raise _invalid("`ads`, but one ad was asked for")
         _check_echo(answer.id, asked.id)
-        return gather(answer.ads, lambda position, raw: _read(decode(_AD, raw), asked.id, f"{asked.id}-{position + 1}"))
+        currency: str | None = None
+
+        def read(position: int, raw: msgspec.Raw) -> Bid:
+            nonlocal currency
+            bid = _read(decode(_AD, raw), asked.id, f"{asked.id}-{position + 1}")
+            if bid.currency != (currency or bid.currency):
+                # Notices tell prices in the currency of the reply, as if it had one.
+                raise _invalid(f"a price in {bid.currency} beside one in {currency}")
+            currency = bid.currency
+            return bid
+
+        return gather(answer.ads, read)
 
 
 def build_simple(config: AggregatorConfig) -> Adapter:

@@ -74,6 +74,12 @@ def _aggregators(config: Config) -> list[str]:
     ]
     for aggregator in config.aggregators:
         path = f"aggregators.{aggregator.name}"
+        timeout_ms = aggregator.timeout_ms or config.auction.timeout_ms
+        if timeout_ms < config.auction.min_call_ms:
+            problems.append(
+                f"{path} is given {timeout_ms} ms (its timeout_ms, or auction.timeout_ms), which is less than "
+                f"auction.min_call_ms ({config.auction.min_call_ms}): it would never be called"
+            )
         if aggregator.notices and not aggregator.notice_hosts:
             problems.append(f"{path}.notice_hosts is missing: notices go only to hosts that are named there")
         if (aggregator.ssl_certificate_file is None) != (aggregator.ssl_key_file is None):

@@ -278,8 +278,7 @@ class Executor(Generic[W]):
             run = self._waiting.popleft()
             # The timer may be due and not yet called, e.g. because all of a large batch came too late.
             if run.due_s is not None and loop.time() >= run.due_s:
-                self._time_is_up(run)
-            if run.settled:
+                self._settle(run, run.job.on_timeout)
                 continue
             starts_left -= 1
             self._turns_free -= 1
@@ -310,10 +309,15 @@ class Executor(Generic[W]):
         self._give_turns(task.get_loop())
 
     def _time_is_up(self, run: _Run[W]) -> None:
-        if not run.settled:
-            self._settle(run, run.job.on_timeout)
-            if run.task is not None:
-                run.task.cancel()
+        if run.settled:
+            return
+        self._settle(run, run.job.on_timeout)
+        if run.task is not None:
+            run.task.cancel()
+        else:
+            # Its output may leave and free its place: were it left in line while no turn becomes free, nothing would
+            # bound the line. It is among the first, so it is soon found.
+            self._waiting.remove(run)
 
     def _failed(self, run: _Run[W], error: Exception) -> None:
         now_s = time.monotonic()

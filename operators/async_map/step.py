@@ -42,9 +42,11 @@ class AsyncMap(Generic[V, W]):
         item_type: What msgspec reads items back as from a snapshot.
         id_of: Id of an item, equal in every replay. It is logged, so it must hold nothing personal.
         deadline_of: Epoch milliseconds after which `on_timeout` is the output; `None`: whenever `fn` is done.
-        on_timeout: Output of an item that was not done by its deadline. Called on the executor's thread.
+        on_timeout: Output of an item that was not done by its deadline, told the attempt. Called on the executor's
+            thread.
         on_shed: Output of an item for which there was no place.
-        on_error: Output of an item for which `fn` raised, called on the executor's thread; unset: the flow stops.
+        on_error: Output of an item for which `fn` raised, told the attempt and the error; called on the executor's
+            thread. Unset: the flow stops.
         settle: Output of an item that needs no job, `None` if it does. Asked first, before a place is taken.
         order_of: Outputs of items with equal values leave in the order in which the items arrived; unset: as they
             come about. Within one Bytewax key.
@@ -58,9 +60,9 @@ class AsyncMap(Generic[V, W]):
     item_type: Any
     id_of: Callable[[V], str]
     deadline_of: Callable[[V], int | None]
-    on_timeout: Callable[[V], W]
+    on_timeout: Callable[[V, int], W]
     on_shed: Callable[[V], W]
-    on_error: Callable[[V, Exception], W] | None = None
+    on_error: Callable[[V, int, Exception], W] | None = None
     settle: Callable[[V], W | None] | None = None
     order_of: Callable[[V], Hashable] | None = None
     on_emit: Callable[[W, int], W] | None = None
@@ -205,8 +207,8 @@ class AsyncMapLogic(StatefulBatchLogic[tuple[str, V], W, bytes]):
                     flight.id,
                     partial(terms.fn, flight.item, flight.attempt, now_ns),
                     terms.deadline_of(flight.item),
-                    partial(terms.on_timeout, flight.item),
-                    partial(terms.on_error, flight.item) if terms.on_error is not None else None,
+                    partial(terms.on_timeout, flight.item, flight.attempt),
+                    partial(terms.on_error, flight.item, flight.attempt) if terms.on_error is not None else None,
                 )
                 for flight in flights
             ],

@@ -15,21 +15,20 @@ import msgspec
 
 from datastreamx.config import AuctionConfig
 from datastreamx.errors import CrashError
-from datastreamx.hosts import normal_host
+from datastreamx.hosts import in_domains, normal_host
 from datastreamx.model.auction import (
     AggregatorOutcome,
     Bid,
     BidNotice,
     Decision,
     DecisionStatus,
-    LateBid,
     Opportunity,
     Outcome,
     WinningAd,
 )
 from datastreamx.model.identity import push_id
 from operators.bidding.floors import Floors
-from operators.bidding.objections import Objection, Terms, objection, price_of
+from operators.bidding.objections import Objection, Terms, advertiser_of, objection, price_of
 from operators.bidding.pods import Candidate, choose
 from operators.bidding.rates import RateTable
 
@@ -173,10 +172,9 @@ class Rules:
 
     def separated_from(self, last_advertiser: str | None) -> frozenset[str]:
         """Domains whose ads cannot win after an ad of `last_advertiser`."""
-        # What is no full domain separates nothing: else an aggregator could name `com` and shut out everybody.
-        if not self._config.separate_advertisers or last_advertiser is None or "." not in last_advertiser.strip("."):
+        if not self._config.separate_advertisers or last_advertiser is None:
             return frozenset()
-        return frozenset({_advertiser(last_advertiser)})
+        return frozenset({advertiser_of(last_advertiser)})
 
     def judge(self, result: CallResult, lot: Lot) -> Verdict:
         """Look at one reply by itself, as soon as it is there."""
@@ -188,7 +186,8 @@ class Rules:
             floor_micros=lot.floors[result.aggregator],
             max_price_micros=self._config.max_price_micros,
             slot_ms=lot.opportunity.slot_ms,
-            blocked=lot.blocked | lot.separated if lot.separated else lot.blocked,
+            blocked=lot.blocked,
+            separated=lot.separated,
             creative_hosts=self._config.creative_hosts,
         )
         tie_break = _tie_break(lot.opportunity.auction_id, result.aggregator)
@@ -205,7 +204,7 @@ class Rules:
         code = Outcome.OUTBID if offers else refused[0].code
         return Verdict(result=result, code=code, offers=tuple(offers), refused=tuple(refused))
 
-    def decide(  # noqa: PLR0913 - one parameter per fact, all but the first two by name
+    def decide(
         self,
         lot: Lot,
         verdicts: Sequence[Verdict],
@@ -213,7 +212,6 @@ class Rules:
         now_ms: int,
         queue_us: int,
         auction_us: int,
-        late: tuple[LateBid, ...] = (),
     ) -> Decision:
         """Pick the winners, and write down how everybody ended.
 
@@ -223,7 +221,6 @@ class Rules:
             now_ms: Wall clock of the decision.
             queue_us: From the hand-over of the auction to its first call.
             auction_us: From the first call to now.
-            late: Late answers of earlier auctions, to travel with this decision.
 
         Raises:
             CrashError: An aggregator has no verdict, or several: whoever gathered them is at fault.
@@ -251,7 +248,6 @@ class Rules:
             history_allowed=lot.history_allowed,
             queue_us=queue_us,
             auction_us=auction_us,
-            late=late,
         )
 
     def would_have_won(self, verdict: Verdict, decision: Decision, lot: Lot) -> bool:
@@ -298,7 +294,7 @@ class Rules:
         """Whom an ad keeps out of its break. An unknown advertiser keeps out only the same ad."""
         if not self._config.separate_advertisers:
             return None
-        return _advertiser(domain) if domain is not None else f"{aggregator}\0{ad_id}"
+        return advertiser_of(domain) if domain is not None else f"{aggregator}\0{ad_id}"
 
     def _ad(self, offer: Offer, pushes: dict[tuple[bytes, int], str]) -> WinningAd:
         return WinningAd(
@@ -347,7 +343,7 @@ class Rules:
             ad_id=bid.ad_id if bid else None,
             advertiser_domain=bid.advertiser_domain if bid else None,
             no_bid_reason=result.no_bid_reason,
-            notices=_notices(verdict, won, pushes) if result.bids else (),
+            notices=_notices(verdict, won, pushes, lot.blocked) if result.bids else (),
             detail=_detail(verdict),
         )
 
@@ -402,23 +398,28 @@ def withdraw(decision: Decision, now_ms: int) -> Decision:
 
 
 def _withdrawn(outcome: AggregatorOutcome) -> AggregatorOutcome:
-    if outcome.code is not Outcome.WON:
-        return outcome
+    # Nobody has won: those who were outbid are to hear that, too, and not what a winner paid.
     notices = tuple(
-        msgspec.structs.replace(notice, code=Outcome.EXPIRED, push_id=None) if notice.code is Outcome.WON else notice
+        msgspec.structs.replace(notice, code=Outcome.EXPIRED, push_id=None)
+        if notice.code in {Outcome.WON, Outcome.OUTBID}
+        else notice
         for notice in outcome.notices
     )
+    if outcome.code is not Outcome.WON:
+        return msgspec.structs.replace(outcome, notices=notices) if notices else outcome
     return msgspec.structs.replace(
         outcome, code=Outcome.EXPIRED, ads_won=0, notices=notices, detail="won, but the deadline had passed"
     )
 
 
-def _notices(verdict: Verdict, won: list[Offer], pushes: dict[tuple[bytes, int], str]) -> tuple[BidNotice, ...]:
+def _notices(
+    verdict: Verdict, won: list[Offer], pushes: dict[tuple[bytes, int], str], blocked: frozenset[str]
+) -> tuple[BidNotice, ...]:
     lost = [offer for offer in verdict.offers if offer.rank not in pushes]
     ended: list[tuple[Offer | Refusal, Outcome, str | None]] = [
         *((offer, Outcome.WON, pushes[offer.rank]) for offer in won),
         *((offer, Outcome.OUTBID, None) for offer in lost),
-        *((refusal, refusal.code, None) for refusal in verdict.refused),
+        *((refusal, _told_code(refusal, blocked), None) for refusal in verdict.refused),
     ]
     notices = [
         BidNotice(bid_id=one.bid.bid_id, code=code, price_micros=one.price_micros, urls=one.bid.notices, push_id=push)
@@ -426,6 +427,13 @@ def _notices(verdict: Verdict, won: list[Offer], pushes: dict[tuple[bytes, int],
         if one.bid.notices is not None
     ]
     return tuple(notices[:MAX_NOTICES])
+
+
+def _told_code(refusal: Refusal, blocked: frozenset[str]) -> Outcome:
+    """What the aggregator hears: that the viewer has just seen this advertiser is viewing history, and stays here."""
+    if refusal.code is Outcome.ADVERTISER_BLOCKED and not in_domains(refusal.bid.advertiser_domain or "", blocked):
+        return Outcome.CREATIVE_REJECTED
+    return refusal.code
 
 
 def _detail(verdict: Verdict) -> str | None:
@@ -451,7 +459,6 @@ def _decision(  # noqa: PLR0913 - one parameter per fact, the optional ones by n
     history_allowed: bool = False,
     queue_us: int | None = None,
     auction_us: int | None = None,
-    late: tuple[LateBid, ...] = (),
 ) -> Decision:
     return Decision(
         auction_id=opportunity.auction_id,
@@ -480,13 +487,8 @@ def _decision(  # noqa: PLR0913 - one parameter per fact, the optional ones by n
         history_allowed=history_allowed,
         queue_us=queue_us,
         auction_us=auction_us,
-        late=late,
     )
 
 
 def _tie_break(auction_id: str, aggregator: str) -> bytes:
     return blake2b(f"{auction_id}\0{aggregator}".encode(), digest_size=8).digest()
-
-
-def _advertiser(domain: str) -> str:
-    return normal_host(domain).removeprefix("www.")

@@ -162,7 +162,7 @@ class Bidder:
             failure, detail = Outcome.INVALID_RESPONSE, f"this is no HTTP: {' '.join(error.message.split())}"
         except (aiohttp.ClientError, OSError) as error:
             failure, detail = Outcome.UNREACHABLE, _told(error)
-        except Exception as error:  # noqa: BLE001 - as in `ask`
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - as in `ask`; an exit would end the loop's thread
             failure, detail = Outcome.ERROR, _told(error)
         if detail is None and refused:
             detail = f"{len(refused)} more bids refused, the first for: {refused[0].detail}"
@@ -233,8 +233,9 @@ class _Attempt:
         try:
             result = await self._bidder.exchange(self._calls, self._result, self._phases)
             answered = None if result.failure in _UNWELL else True
-        finally:
+            # Not in `finally`: what ends without a result is still to be reported, and the auction waits for it.
             self._timer.cancel()
+        finally:
             self._bidder.ended(self._phases, answered=answered)
         if self._in_time:
             self._bidder.score(result)
@@ -264,5 +265,5 @@ class _Attempt:
             self._task.cancel()
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:_DETAIL_CHARS]

@@ -86,7 +86,7 @@ class Caller:
         resolver: Who is asked for addresses; owned from now on, and closed with this. Unset: the system, on threads.
 
     Raises:
-        ConfigError: The certificates cannot be used.
+        ConfigError: The address or the certificates cannot be used.
     """
 
     def __init__(
@@ -97,9 +97,10 @@ class Caller:
         resolver: AbstractResolver | None = None,
     ) -> None:
         self._url = config.url
-        self._target = URL(config.url, encoded=True)
-        self._headers = {name: secret.reveal() for name, secret in config.headers.items()}
-        self._headers["Accept-Encoding"] = _ENCODINGS
+        self._target = _target(config)
+        # In the spelling of the adapters', so that what is configured replaces theirs instead of joining it.
+        self._headers = {name.lower(): secret.reveal() for name, secret in config.headers.items()}
+        self._headers["accept-encoding"] = _ENCODINGS
         self._warm_connections = config.warm_connections
         self._max_response_bytes = max_response_bytes
         self._clock = clock
@@ -216,6 +217,19 @@ class _Network(NamedTuple):
     resolver: CachingResolver
     connector: aiohttp.TCPConnector
     session: aiohttp.ClientSession
+
+
+def _target(config: AggregatorConfig) -> URL:
+    """The configured address. One without a host would fail at every call, as the aggregator's fault."""
+    problem = "it names no host"
+    try:
+        url = URL(config.url, encoded=True)
+        if url.raw_host:
+            return url
+    except ValueError as error:
+        problem = str(error)
+    path = f"aggregators.{config.name}"
+    raise ConfigError(path, [f"{path}.url cannot be used: {problem}"])
 
 
 def _tls_context(config: AggregatorConfig) -> ssl.SSLContext | None:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import threading
 import time
+import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -145,14 +146,14 @@ class AuctionHouse:
         """Decision without an auction: `Outcome.EXPIRED` or `Outcome.SHED`."""
         return undecided(opportunity, reason, self.aggregators, self._clock.now_ms(), attempt=attempt)
 
-    def failed(self, opportunity: Opportunity, _error: Exception) -> Decision:
+    def failed(self, opportunity: Opportunity, attempt: int, _error: Exception) -> Decision:
         """Decision of an auction that failed by a fault of ours: nobody wins, and the flow goes on.
 
         Had it stopped, the opportunity would come again after the restart, and fail again.
         """
-        return undecided(
-            opportunity, Outcome.ERROR, self.aggregators, self._clock.now_ms(), detail="the auction failed"
-        )
+        now_ms = self._clock.now_ms()
+        detail = "the auction failed"
+        return undecided(opportunity, Outcome.ERROR, self.aggregators, now_ms, attempt=attempt, detail=detail)
 
     def finish(self, decision: Decision, now_ms: int) -> Decision:
         """Last look, when the decision leaves: withdraw what is too late, add what is known by now, sign.
@@ -309,7 +310,9 @@ class _Round:
         try:
             return self._rules.judge(result, self.lot)
         except Exception as error:  # noqa: BLE001 - see above
-            _log.exception("judge_failed", aggregator=result.aggregator, error=type(error).__name__)
+            # Kind and place; not its message, which may quote the reply.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("judge_failed", aggregator=result.aggregator, error=type(error).__name__, where=where)
             failed = replace(result, failure=Outcome.ERROR, bids=(), detail="the reply could not be judged")
             return self._rules.judge(failed, self.lot)
 

@@ -11,7 +11,7 @@ from datastreamx.model.auction import DecidedAuction, Opportunity
 from datastreamx.model.keygroup import KeyGroup
 
 LESSONS = 1_000
-"""Decisions per partition before the mark that are read for their lesson: an hour or so of a quiet partition, a few
+"""Last decisions per partition that are read for their lesson: an hour or so of a quiet partition, a few
 minutes of a busy one, and some tens of milliseconds of a start."""
 
 
@@ -59,18 +59,18 @@ class DecidedMemory:
         key_group = KeyGroup.parse(key)
         with self._lock:
             read_from, entries = self._read.get(key_group.partition, (mark, None))
-            if entries is None:
-                self._relearn(key_group.partition, mark)
             if entries is None or not _covers(read_from, mark):
-                entries = [
-                    _Decided(entry.auction_id, entry.group, entry.offset)
-                    for entry in self._reader.read_back(key_group.partition, mark)
-                ]
+                found = self._reader.read_back(key_group.partition, mark)
+                if entries is None:
+                    self._relearn(key_group.partition, mark, found)
+                entries = [_Decided(entry.auction_id, entry.group, entry.offset) for entry in found]
                 self._read[key_group.partition] = (mark, entries)
         return {entry.auction_id: entry.offset for entry in entries if entry.group == key_group.group}
 
-    def _relearn(self, partition: int, mark: int | None) -> None:
-        for entry in self._reader.read_back(partition, _lessons_from(mark)):
+    def _relearn(self, partition: int, mark: int | None, found: list[DecidedAuction]) -> None:
+        if mark is not None and len(found) < LESSONS:
+            found = self._reader.read_back(partition, mark - LESSONS if mark >= LESSONS else None)
+        for entry in found[-LESSONS:]:
             self._learn(entry)
 
     def mark(self, key: str) -> int | None:
@@ -84,7 +84,3 @@ class DecidedMemory:
 
 def _covers(known_from: int | None, from_offset: int | None) -> bool:
     return known_from is None or (from_offset is not None and known_from <= from_offset)
-
-
-def _lessons_from(mark: int | None) -> int | None:
-    return None if mark is None or mark < LESSONS else mark - LESSONS

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from datastreamx.hosts import host_allowed, in_domains
+from datastreamx.hosts import host_allowed, in_domains, normal_host
 from datastreamx.model.auction import Bid, Outcome
 from operators.bidding.rates import Rates
 
@@ -38,6 +38,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         max_price_micros: Highest price that is believed.
         slot_ms: Length of the slot, or of the whole break.
         blocked: Advertiser domains that cannot win, nor those below them.
+        separated: Advertisers that cannot win, as `advertiser_of` spells them. Those below them can: an aggregator that
+            names `co.uk` as an advertiser must not shut out a country.
         creative_hosts: Hosts that creatives may come from; see `host_allowed`. Empty: any.
     """
 
@@ -45,6 +47,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     max_price_micros: int
     slot_ms: int
     blocked: frozenset[str]
+    separated: frozenset[str]
     creative_hosts: tuple[str, ...]
 
 
@@ -87,6 +90,11 @@ def objection(bid: Bid, price_micros: int, terms: Terms) -> Objection | None:
     return _objection_to_creative(bid, terms) or _objection_to_advertiser(bid, terms)
 
 
+def advertiser_of(domain: str) -> str:
+    """Whom a domain stands for: the same with and without `www.`."""
+    return normal_host(domain).removeprefix("www.")
+
+
 def _objection_to_creative(bid: Bid, terms: Terms) -> Objection | None:
     if not 0 < (1 if bid.duration_ms is None else bid.duration_ms) <= terms.slot_ms:
         detail = f"{bid.duration_ms or 'unknown'} ms do not fit the slot of {terms.slot_ms} ms"
@@ -102,6 +110,7 @@ def _objection_to_creative(bid: Bid, terms: Terms) -> Objection | None:
 
 
 def _objection_to_advertiser(bid: Bid, terms: Terms) -> Objection | None:
-    if bid.advertiser_domain is not None and in_domains(bid.advertiser_domain, terms.blocked):
+    domain = bid.advertiser_domain
+    if domain is not None and (advertiser_of(domain) in terms.separated or in_domains(domain, terms.blocked)):
         return Objection(Outcome.ADVERTISER_BLOCKED, f"{bid.advertiser_domain} is blocked here")
     return None

@@ -23,10 +23,10 @@ class House(Protocol):
     def auction(self, opportunity: Opportunity, attempt: int, handed_over_ns: int) -> Coroutine[Any, Any, Decision]:
         """Ask the aggregators and decide."""
 
-    def undecided(self, opportunity: Opportunity, reason: Outcome) -> Decision:
+    def undecided(self, opportunity: Opportunity, reason: Outcome, attempt: int = 1) -> Decision:
         """Decision about an opportunity for which nobody was asked."""
 
-    def failed(self, opportunity: Opportunity, error: Exception) -> Decision:
+    def failed(self, opportunity: Opportunity, attempt: int, error: Exception) -> Decision:
         """Decision about an opportunity whose auction raised."""
 
     def finish(self, decision: Decision, now_ms: int) -> Decision:
@@ -79,7 +79,7 @@ def auction_terms(ports: BiddingPorts) -> AsyncMap[Opportunity, Decision]:
         id_of=lambda opportunity: opportunity.auction_id,
         # The house closes its auctions earlier, to leave time for the push. This is for those that never get a turn.
         deadline_of=lambda opportunity: opportunity.deadline_ms,
-        on_timeout=lambda opportunity: house.undecided(opportunity, Outcome.EXPIRED),
+        on_timeout=lambda opportunity, attempt: house.undecided(opportunity, Outcome.EXPIRED, attempt),
         on_shed=lambda opportunity: house.undecided(opportunity, Outcome.SHED),
         on_error=house.failed,
         settle=settle,
@@ -106,7 +106,8 @@ def _count(decision: Decision) -> None:
         metrics.AUCTION_LATENCY.observe(decision.auction_us / 1e6)
     for outcome in decision.outcomes:
         _outcomes(outcome.aggregator, outcome.code).inc()
-        if outcome.latency_us is not None:
+        # An aggregator that was not waited for has not taken that long.
+        if outcome.latency_us is not None and outcome.code is not Outcome.CLOSED_EARLY:
             _latency(outcome.aggregator).observe(outcome.latency_us / 1e6)
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 # Some aggregators hand out URLs whose macros have been percent-encoded on the way. A name is short and holds none of
 # what a macro is made of: what comes from outside must not make the search go over the text again and again.
-_MACRO = re.compile(r"(?:\$|%24)(?:\{|%7[Bb])([^{}$%]{0,64})(?:\}|%7[Dd])")
+_MACRO = re.compile(r"(?:\$|%24)(?:\{|%7[Bb])([^{}$%]{0,64}(?:%3[Aa][^{}$%]{0,8})?)(?:\}|%7[Dd])")
 _BASE64 = ":B64"
 
 
@@ -21,7 +21,7 @@ def expand(url: str, values: Mapping[str, str]) -> str:
     """
 
     def replace(match: re.Match[str]) -> str:
-        name = match[1].upper()
+        name = match[1].upper().replace("%3A", ":")
         value = values.get(name.removesuffix(_BASE64), "")
         if name.endswith(_BASE64):
             value = base64.b64encode(value.encode()).decode()

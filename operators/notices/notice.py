@@ -12,7 +12,7 @@ from aggregators.money import decimal_text
 from datastreamx.config import AggregatorConfig
 from datastreamx.config.structs import NoticeEvent
 from datastreamx.hosts import host_allowed
-from datastreamx.model.auction import AggregatorOutcome, BidNotice, Decision, Outcome
+from datastreamx.model.auction import AggregatorOutcome, BidNotice, Decision, Outcome, WinningAd
 from operators.impressions.join import Impression
 from operators.impressions.prices import in_bid_currency
 from operators.notices.macros import expand
@@ -86,7 +86,8 @@ class NoticeRules:
         """Win and loss notices.
 
         A loss notice names as clearing price and as price to win what the winner paid: of a break with several ads the
-        cheapest winner, because that much would have sufficed. Without a winner both vanish.
+        cheapest winner, because that much would have sufficed. Without a winner both vanish. The winner of a single ad
+        is told as price to win what would have sufficed: the best price of the others, or its floor.
         """
         for outcome in decision.outcomes:
             for notice in outcome.notices:
@@ -114,7 +115,6 @@ class NoticeRules:
             **_common_values(push.auction_id, push.bid_id, Outcome.WON),
             "AUCTION_AD_ID": display.ad_id,
             "AUCTION_PRICE": price,
-            "AUCTION_MIN_TO_WIN": price,
             "AUCTION_CURRENCY": push.billing.currency,
             "AUCTION_IMP_TS": str(display.shown_time_ms),
         }
@@ -159,13 +159,32 @@ def _decision_values(decision: Decision, outcome: AggregatorOutcome, notice: Bid
     paid = own or min(decision.ads, key=lambda ad: ad.price_micros)
     micros, currency = in_bid_currency(outcome, paid.price_micros, paid.currency)
     price = decimal_text(micros)
+    to_win = _sufficient_micros(decision, outcome) if own else paid.price_micros
     return {
         **values,
         **({"AUCTION_AD_ID": own.ad_id} if own else {}),
         "AUCTION_PRICE": price,
-        "AUCTION_MIN_TO_WIN": price,
+        **({"AUCTION_MIN_TO_WIN": _in_bid_currency_text(outcome, to_win, paid)} if to_win is not None else {}),
         "AUCTION_CURRENCY": currency,
     }
+
+
+def _in_bid_currency_text(outcome: AggregatorOutcome, price_micros: int, paid: WinningAd) -> str:
+    return decimal_text(in_bid_currency(outcome, price_micros, paid.currency)[0])
+
+
+def _sufficient_micros(decision: Decision, winner: AggregatorOutcome) -> int | None:
+    """What would have won the one ad of a decision; `None` for a break of several, where no single price decides."""
+    if len(decision.ads) != 1:
+        return None
+    others = (
+        outcome.price_micros
+        for outcome in decision.outcomes
+        if outcome.code is Outcome.OUTBID and outcome.price_micros is not None
+    )
+    sufficient = max(winner.floor_micros or 0, *others, 0)
+    # In a break, a dearer ad may have lost because it was too long.
+    return sufficient if sufficient <= decision.ads[0].price_micros else None
 
 
 def _common_values(auction_id: str, bid_id: str, code: Outcome) -> dict[str, str]:

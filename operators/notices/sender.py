@@ -26,6 +26,8 @@ DNS_CACHE_S = 30
 
 _HEADERS = {"user-agent": "DatastreamX", "accept": "*/*", "accept-encoding": "identity"}
 _TOO_MANY_REQUESTS = 429
+# What a gateway answers in place of a receiver that it may have reached: the answer was broken or did not come.
+_UNHEARD_BY_GATEWAY = frozenset({502, 504, 520, 524})
 _STOPPING = Reply(Result.UNSENT)
 _DETAIL_CHARS_MAX = 200
 
@@ -142,6 +144,8 @@ def _reply_to(status: int) -> Reply:
     detail = f"HTTP status {status}"
     if 200 <= status < 300:  # noqa: PLR2004  what a status means
         return Reply(Result.DELIVERED, detail)
+    if status in _UNHEARD_BY_GATEWAY:
+        return Reply(Result.UNCONFIRMED, f"{detail}, a gateway's: whether the receiver has heard it is unknown")
     if status == _TOO_MANY_REQUESTS or status >= 500:  # noqa: PLR2004  likewise
         return Reply(Result.FAILED, detail)
     return Reply(Result.REFUSED, detail)

@@ -80,10 +80,10 @@ class NoticesLogic(StatefulBatchLogic[Item, DeadLetter, bytes]):
             match value:
                 case DecisionBatch():
                     for decision in value.decisions:
-                        ended += self._take_over(self._rules.of_decision(decision))
+                        self._take_over(self._rules.of_decision(decision))
                 case ImpressionBatch():
                     found = map(self._rules.of_impression, value.impressions)
-                    ended += self._take_over(notice for notice in found if notice is not None)
+                    self._take_over(notice for notice in found if notice is not None)
                 case Tick():
                     self._send(self._outbox.tick())
         self._ports.gate.report(self._name, is_crowded=self._outbox.is_crowded)
@@ -106,7 +106,7 @@ class NoticesLogic(StatefulBatchLogic[Item, DeadLetter, bytes]):
 
     def notify_at(self) -> datetime | None:
         """Soon while there is something to hear of. Retries need no timer: they go out on ticks."""
-        if self._outbox.has_lost:
+        if self._outbox.has_untold:
             return datetime.now(UTC)
         return datetime.now(UTC) + _POLL if self._under_way else None
 
@@ -114,16 +114,10 @@ class NoticesLogic(StatefulBatchLogic[Item, DeadLetter, bytes]):
         """Versioned bytes of the outbox; arms what the next tick sends."""
         return self._outbox.snapshot(self._ports.clock.now_ms())
 
-    def _take_over(self, notices: Iterable[Notice]) -> list[Ended]:
-        now_ms = self._ports.clock.now_ms()
-        ended = []
+    def _take_over(self, notices: Iterable[Notice]) -> None:
         for notice in notices:
             objection = self._rules.objection(notice)
-            if objection is not None:
-                ended.append(Ended(notice, Result.FORBIDDEN, 0, objection))
-            elif (one := self._outbox.add(notice, now_ms)) is not None:
-                ended.append(one)
-        return ended
+            self._outbox.add(notice, None if objection is None else Reply(Result.FORBIDDEN, objection))
 
     def _send(self, released: Sequence[tuple[bytes, Notice]]) -> None:
         jobs = []
@@ -141,7 +135,7 @@ class NoticesLogic(StatefulBatchLogic[Item, DeadLetter, bytes]):
 
     def _settled(self) -> list[Ended]:
         now_ms = self._ports.clock.now_ms()
-        ended = self._outbox.take_lost(now_ms) if self._outbox.has_lost else []
+        ended = self._outbox.take_untold(now_ms) if self._outbox.has_untold else []
         if self._under_way:
             for done in self._ports.executor.collect(self._name):
                 one = self._outbox.attempted(self._under_way.pop(done.id), done.output, now_ms)

@@ -51,6 +51,8 @@ _BID_CODES = frozenset(
         Outcome.CURRENCY,
         Outcome.CREATIVE_REJECTED,
         Outcome.ADVERTISER_BLOCKED,
+        # Of a call: its bids wanted what was not promised. Without a call it counts as nothing.
+        Outcome.UNSUITABLE,
     }
 )
 _ERROR_CODES = frozenset({Outcome.ERROR, Outcome.INVALID_RESPONSE, Outcome.UNREACHABLE, Outcome.OVERSIZE})

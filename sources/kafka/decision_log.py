@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from datastreamx.config import Config
@@ -14,12 +15,18 @@ from sources.kafka.health import BrokerHealth
 from sources.kafka.outside import Outside
 from sources.kafka.queries import BrokerQueries
 from sources.kafka.reader import reading_properties
-from sources.kafka.tail import TailReader
+from sources.kafka.tail import SilenceError, TailReader
 
 _log = get_logger("decision_log")
 
 PROGRESS_INTERVAL_S = 5.0
 PREFETCH_KBYTES = 16_384
+# The broker sits this out before it tells that a partition has ended, so many partitions want a short one.
+HASTY_FETCH_WAIT_MS = 1
+# The local broker looks through a partition for longer the longer it is. What takes it more than the wait of a fetch
+# it answers with nothing, for ever.
+PATIENT_FETCH_WAIT_MS = 500
+HASTY_PATIENCE_S = 1.0
 
 
 class _Connection(NamedTuple):
@@ -51,6 +58,7 @@ class DecisionLog:
         self._on_wait = on_wait
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
+        self._is_hasty = True
 
     def read_back(self, partition: int, from_offset: int | None) -> list[DecidedAuction]:
         """Decided auctions in `partition` after `from_offset`, up to the end of the partition, in log order.
@@ -69,12 +77,14 @@ class DecisionLog:
             CrashError: The partition holds a record that is no decision.
         """
         with self._lock:
+            first = 0 if from_offset is None else from_offset + 1
             try:
-                tail = self._connected().tail
-                return self._decided(tail, partition, 0 if from_offset is None else from_offset + 1)
-            except BaseException:
-                self._disconnect()
-                raise
+                return self._decided(partition, first)
+            except SilenceError:
+                if not self._is_hasty:
+                    raise
+            self._is_hasty = False
+            return self._decided(partition, first)
 
     def close(self) -> None:
         """Leave the brokers; a later `read_back` connects again."""
@@ -86,13 +96,13 @@ class DecisionLog:
             health = BrokerHealth(self._kafka.bootstrap)
             properties = reading_properties(self._kafka, "decision-log", "datastreamx-decision-log", health)
             properties["queued.max.messages.kbytes"] = PREFETCH_KBYTES
-            # The broker sits this out before it tells that a partition has ended.
-            properties["fetch.wait.max.ms"] = 1
-            consumer = self._outside.make_consumer(properties)
-            queries = BrokerQueries(consumer, health, self._outside)
-            self._connection = _Connection(
-                consumer, TailReader(consumer, queries, health, self._outside, self._on_wait)
-            )
+            properties["fetch.wait.max.ms"] = HASTY_FETCH_WAIT_MS if self._is_hasty else PATIENT_FETCH_WAIT_MS
+            outside = self._outside
+            if self._is_hasty:
+                outside = replace(outside, silence_patience_s=min(HASTY_PATIENCE_S, outside.silence_patience_s))
+            consumer = outside.make_consumer(properties)
+            queries = BrokerQueries(consumer, health, outside)
+            self._connection = _Connection(consumer, TailReader(consumer, queries, health, outside, self._on_wait))
             queries.require_topic(self._topic, self._partition_count)
         return self._connection
 
@@ -101,7 +111,15 @@ class DecisionLog:
             self._connection.consumer.close()
             self._connection = None
 
-    def _decided(self, tail: TailReader, partition: int, first: int) -> list[DecidedAuction]:
+    def _decided(self, partition: int, first: int) -> list[DecidedAuction]:
+        """A connection that failed is not used again."""
+        try:
+            return self._read(self._connected().tail, partition, first)
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _read(self, tail: TailReader, partition: int, first: int) -> list[DecidedAuction]:
         found: list[DecidedAuction] = []
         report_at_s = self._outside.clock.monotonic_s() + PROGRESS_INTERVAL_S
         for messages in tail.records_from((self._topic, partition), first):

@@ -18,6 +18,10 @@ POLL_RECORDS = 2_000
 POLL_TIMEOUT_S = 0.2
 
 
+class SilenceError(RetryableError):
+    """A partition gives neither records nor its end."""
+
+
 class TailReader:
     """Reads the rest of one partition at a time; blocks. Leaves the consumer without an assignment.
 
@@ -57,7 +61,8 @@ class TailReader:
         A `first` beyond the end gives nothing.
 
         Raises:
-            RetryableError: Nothing came for `silence_patience_s`.
+            SilenceError: Nothing came for `silence_patience_s`.
+            RetryableError: The brokers did not answer.
         """
         marks = self._queries.watermarks(partition)
         try:
@@ -97,7 +102,7 @@ class TailReader:
                     self._health.failed(error, partition[0])
             if self._clock.monotonic_s() >= give_up_s:
                 why = self._health.last_error or "no error was reported"
-                raise RetryableError(
+                raise SilenceError(
                     f"{partition[0]}[{partition[1]}] at {self._health.bootstrap} was silent for {self._patience_s:g} s "
                     f"before its end was reached: {why}. Are the brokers up? Start again when they are"
                 )

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from aggregators import cases
-from datastreamx.cli.aggregator.observed import bid_told
+from aggregators.contract import HttpCall, HttpReply
+from datastreamx.cli.aggregator.observed import Exchange, bid_told, exchange_told
 from datastreamx.cli.aggregator.probe import AUCTION_PREFIX
 from datastreamx.cli.aggregator.redact import hidden_headers, hidden_url, printable, scrubbed, secrets_of
 from datastreamx.cli.aggregator.render import timeline
-from datastreamx.cli.aggregator.report import CaseFailure, CasesTold, PhasesTold
+from datastreamx.cli.aggregator.report import MAX_BODY_CHARS, CaseFailure, CasesTold, PhasesTold
 from datastreamx.cli.output import Exit
 from datastreamx.config import parse_config
 from datastreamx.model.auction import Bid, NoticeUrls
@@ -229,7 +230,7 @@ def test_what_no_auction_could_use_fails_and_says_what_to_do(  # noqa: PLR0917  
 def test_secrets_are_in_no_output(ask: Ask, options: tuple[str, ...], behaviour: dict[str, Any]) -> None:
     ended = ask("simple", *options, **behaviour)
     assert "token=***&v=***&id=" in ended.out
-    assert "Authorization" in ended.out
+    assert "authorization" in ended.out
     for secret in (HEADER_TOKEN, URL_TOKEN, BOX_KEY_SECRET):
         assert secret not in ended.out + ended.err
 
@@ -424,12 +425,36 @@ headers = { Authorization = 'Bearer a"b c/d 0123456789' }
         "0123456789",
         "se%2Fcret",
         "se/cret",
+        "se%2fcret",
+        '{"sig": "se\\/cret"}',
         "pa%20ss",
         "video/mp4",
     ]
     document = CasesTold(dialect="d", total=1, passed=0, failures=[CaseFailure(case="c", problems=echoes)])
     (failure,) = scrubbed(document, secrets_of(alpha)).failures
-    assert failure.problems == ['{"you sent": "***"}', "***", "***", "***", "***", "video/mp4"]
+    assert failure.problems == [
+        '{"you sent": "***"}',
+        *("***", "***", "***", "***"),
+        '{"sig": "***"}',
+        "***",
+        "video/mp4",
+    ]
+
+
+def test_the_end_of_a_long_reply_shows_no_half_of_a_secret() -> None:
+    entry = f"""
+[[aggregators]]
+name = "alpha"
+adapter = "simple"
+url = "https://a.example/bid"
+headers = {{ Authorization = "{HEADER_TOKEN}" }}
+"""
+    (alpha,) = parse_config(HEAD + entry).aggregators
+    call = HttpCall(method="GET", url="https://a.example/bid")
+    body = b" " * (MAX_BODY_CHARS - len(HEADER_TOKEN) + 1) + HEADER_TOKEN.encode()
+    told = exchange_told(Exchange(call, {}, HttpReply(status=200, body=body)), alpha)
+    assert told.reply is not None
+    assert told.reply.body.strip() == "***"
 
 
 def test_a_reply_cannot_steer_the_terminal() -> None:

@@ -17,6 +17,7 @@ from datastreamx.cli.query.render import as_csv, as_table, plain
 from datastreamx.cli.terminal import show
 from datastreamx.cli.warehouse import Answer
 from datastreamx.errors import CrashError
+from datastreamx.tables import TABLES
 from tests.cli.running import Cli
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
@@ -46,6 +47,11 @@ def test_tables_without_their_partition_filter_are_found(sql: str, names: list[s
 def test_the_hint_names_the_column_to_filter() -> None:
     hint = filter_hint(unfiltered_tables("SELECT * FROM bids"))
     assert "bids: AND decided_time >= TIMESTAMP_SUB(" in hint
+
+
+def test_help_names_every_table(cli: Cli) -> None:
+    text = cli("query", "--help").out
+    assert [name for name in TABLES if name not in text] == []
 
 
 def test_bigquerys_refusal_is_recognised() -> None:

@@ -88,6 +88,9 @@ def test_only_known_macros_of_a_notice_are_replaced() -> None:
     assert (
         expand_known(url, {"SEAT_ID": "a b"}) == "https://n.example/?s=a%20b&p=${AUCTION_PRICE}&l=${AUCTION_LOSS:B64}"
     )
+    # Spelled as some hand them out; the sender reads these, too, and would let the seat vanish.
+    encoded = "https://n.example/?s=%24%7BAUCTION_SEAT_ID%7D&t=%24%7bAUCTION_SEAT_ID%3aB64%7d&u=${auction_seat_id}"
+    assert expand_known(encoded, {"SEAT_ID": "a b"}) == "https://n.example/?s=a%20b&t=YSBi&u=a%20b"
     assert expand_known(None, {}) is None
     # An address that no notice can have is not worked on.
     huge = "${AUCTION_SEAT_ID}" * MAX_PUSHED_BYTES

@@ -13,7 +13,7 @@ from lxml import etree
 
 from aggregators import vast as reader
 from aggregators.contract import ReplyError
-from aggregators.vast import MAX_DOCUMENT_BYTES, MAX_PUSHED_BYTES, VastAd, VastPrice, read_vast
+from aggregators.vast import MAX_DOCUMENT_BYTES, MAX_NAMESPACES, MAX_PUSHED_BYTES, VastAd, VastPrice, read_vast
 from datastreamx.model.auction import Outcome
 from tests.contracts.hostile import MEDIA, TRACKER, vast, vast_documents
 
@@ -167,6 +167,17 @@ def test_nothing_is_read_from_files_or_the_network(
             assert b"TOP-SECRET" not in told, name
         with pytest.raises(BlockingIOError):
             server.accept()
+
+
+def test_namespaces_are_bounded_before_the_parser_sees_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each ad is written anew with all of them, which takes the square of their number."""
+    declared = " ".join(f'xmlns:n{number}="u"' for number in range(MAX_NAMESPACES + 1))
+    ad = "<Ad/>" * 64
+    few = declared.rpartition(" ")[0]
+    assert len(read_vast(f'<VAST version="4.0" {few}>{ad}</VAST>'.encode(), {"video/mp4"})) == 64
+    monkeypatch.setattr(etree, "fromstring", _never)
+    error = refusal(f'<VAST version="4.0" {declared}>{ad}</VAST>'.encode())
+    assert (error.code, "namespaces" in error.detail) == (Outcome.INVALID_RESPONSE, True)
 
 
 def test_without_the_first_check_a_doctype_is_still_refused(monkeypatch: pytest.MonkeyPatch) -> None:

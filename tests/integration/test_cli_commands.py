@@ -21,6 +21,7 @@ from google.cloud import bigquery
 
 from datastreamx import topics
 from datastreamx.cli.output import Exit
+from datastreamx.cli.status import brokers
 from datastreamx.clock import SystemClock
 from datastreamx.config import Config, load_config
 from datastreamx.errors import UnsafeTableError
@@ -218,6 +219,26 @@ def test_lag_is_exact_whatever_end_the_broker_reports(cli: Cli, applied: Path, b
     assert all(lag["is_end_exact"] for lag in [*ads["lags"], *warehouse["lags"]])
     assert warehouse["lag_records"] == 0
     assert found["kafka"]["newest_event_ms"] > SystemClock().now_ms() - 60_000
+
+
+def test_flow_that_goes_on_while_status_looks_is_not_ahead_of_its_log(
+    cli: Cli, applied: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(applied)
+    produce(broker, config.topics.events, [(0, b"box", b"{}")] * 10)
+    read_and_commit(config)
+    find_ends = brokers._ends
+
+    def find_ends_slowly(*arguments: Any) -> Any:
+        ends = find_ends(*arguments)
+        produce(broker, config.topics.events, [(0, b"box", b"{}")] * 5)
+        read_and_commit(config)
+        return ends
+
+    monkeypatch.setattr(brokers, "_ends", find_ends_slowly)
+    ended = cli("status", "-c", str(applied))
+    assert "Flow ads  lag 0" in ended.out
+    assert "read further" not in ended.out
 
 
 def test_a_flow_that_never_ran_has_an_unknown_lag(cli: Cli, applied: Path) -> None:

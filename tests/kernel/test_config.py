@@ -267,6 +267,7 @@ _SASL = '[kafka]\nsecurity_protocol = "sasl_ssl"\n'
         (lambda t: t + "[viewing]\nsession_gap_ms = 60000", "viewing.session_gap_ms (60000) must exceed"),
         (lambda t: t + "[viewing]\nstate_ttl_ms = 1859999", "viewing.state_ttl_ms (1859999) must be at least"),
         (lambda t: t + "[viewing]\ndecision_budget_ms = 330", "viewing.decision_budget_ms (330) must exceed"),
+        (lambda t: t + "[auction]\ntimeout_ms = 29", "aggregators.alpha is given 29 ms"),
         (lambda t: t[: t.index("[[aggregators]]")].replace("\n[kafka]", "aggregators = []\n[kafka]"), "at least one"),
         (lambda t: t + t[t.index("[[aggregators]]") :], "the name 'alpha' is used 2 times"),
         (lambda t: t.replace("[kafka]\n", _SASL), "kafka.sasl_mechanism is missing"),

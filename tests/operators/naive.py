@@ -39,7 +39,8 @@ def naive_totals(events: Iterable[Row], decisions: Iterable[Decision], impressio
             label = outcome.code.label
             withdrawn = label == "expired" and outcome.bid_id is not None
             add(*at, "calls", int(outcome.called))
-            add(*at, "bids", int(label in _BIDS or withdrawn))
+            objected = label == "unsuitable" and outcome.called
+            add(*at, "bids", int(label in _BIDS or objected or withdrawn))
             add(*at, "timeouts", int(label == "timeout"))
             add(*at, "errors", int(outcome.called and label in _ERRORS))
         for ad in decision.ads:

@@ -101,7 +101,7 @@ class Bench:
             item_type=Item,
             id_of=lambda item: item.id,
             deadline_of=lambda item: item.deadline_ms,
-            on_timeout=lambda item: f"{item.number}/timeout",
+            on_timeout=lambda item, attempt: f"{item.number}/timeout" + (f" {attempt}" if attempt > 1 else ""),
             on_shed=lambda item: f"{item.number}/shed",
         )
         return replace(plain, **changes)
@@ -262,13 +262,13 @@ def test_every_kind_of_output_gets_a_last_look_when_it_leaves(bench: Bench) -> N
     terms = bench.terms(
         capacity=2,
         fn=fails,
-        on_error=lambda item, error: f"{item.number}/{type(error).__name__}",
+        on_error=lambda item, attempt, error: f"{item.number}/{attempt}/{type(error).__name__}",
         on_emit=lambda output, now_ms: f"{output}@{now_ms - NOW_MS}",
         settle=lambda item: "settled" if item.number == 0 else None,
     )
     logic = bench.logic(terms)
     assert accept(logic, Item(number=0), Item(number=1, deadline_ms=0), *numbered(2, 3)) == ["settled@0", "3/shed@0"]
-    assert sorted(drain(logic)) == ["1/timeout@0", "2/LookupError@0"]
+    assert sorted(drain(logic)) == ["1/timeout@0", "2/1/LookupError@0"]
 
 
 def test_fault_of_the_program_stops_the_flow(bench: Bench) -> None:
@@ -335,7 +335,7 @@ def test_item_whose_deadline_passed_during_the_crash_times_out_without_having_ru
     assert bench.remote.seen == [(7, 1)]
     later = Executor[str](capacity=1, concurrency=1, clock=ManualClock(NOW_MS + 101), name="later")
     bench.executors.append(later)
-    assert drain(bench.logic(bench.terms(executor=later), logic.snapshot())) == ["7/timeout"]
+    assert drain(bench.logic(bench.terms(executor=later), logic.snapshot())) == ["7/timeout 2"]
     assert bench.remote.seen == [(7, 1)]
 
 

@@ -4,6 +4,7 @@ import asyncio
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -137,6 +138,22 @@ def test_job_that_waits_for_its_turn_at_its_deadline_never_runs(make: Make) -> N
     on_loop(executor, gate.set)
     assert wait_for(executor, 2) == [("1", "done"), ("3", "done")]
     assert ran == []
+
+
+def test_job_that_timed_out_in_line_is_forgotten_though_no_turn_becomes_free(make: Make) -> None:
+    class Item:
+        async def run(self) -> str:
+            return "done"
+
+    executor = make(concurrency=1)
+    executor.submit("k", [job("1", for_ever)])
+    items = [Item() for _ in range(3)]
+    traces = [weakref.ref(item) for item in items]
+    executor.submit("k", [job(f"2{n}", item.run, SOON_MS) for n, item in enumerate(items)])
+    del items
+    assert len(wait_for(executor, 3)) == 3
+    on_loop(executor)
+    assert [trace() for trace in traces] == [None, None, None]
 
 
 def test_first_completion_wins_even_over_a_job_that_ignores_its_cancellation(make: Make) -> None:

@@ -8,7 +8,7 @@ import pytest
 from datastreamx.clock import ManualClock
 from datastreamx.config import AuctionConfig, FloorRule
 from datastreamx.errors import CrashError
-from datastreamx.model.auction import Bid, LateBid, NoticeUrls, Outcome
+from datastreamx.model.auction import Bid, NoticeUrls, Outcome
 from operators.bidding.auction import MAX_NOTICES, CallResult, undecided, withdraw
 from operators.bidding.rates import RateTable
 from tests.builders import T0, opportunity
@@ -199,15 +199,6 @@ def test_decision_repeats_what_the_lot_says() -> None:
     assert (decision.queue_us, decision.auction_us, decision.decided_ms) == (1, 2, T0 + 100)
 
 
-def test_late_answers_travel_with_the_decision() -> None:
-    late = LateBid(
-        auction_id="x", aggregator="a", channel_id="c", decided_ms=1, latency_us=2, price_micros=3, would_have_won=True
-    )
-    by, sold = rules(), lot("a")
-    decision = by.decide(sold, [by.judge(answered("a"), sold)], now_ms=T0, queue_us=0, auction_us=0, late=(late,))
-    assert decision.late == (late,)
-
-
 @pytest.mark.parametrize("given", [("a",), ("a", "b", "b"), ("a", "c"), ("a", "b", "c")])
 def test_auction_without_exactly_one_verdict_each_is_a_fault(given: tuple[str, ...]) -> None:
     by, sold = rules(), lot("a", "b", "c")
@@ -217,16 +208,17 @@ def test_auction_without_exactly_one_verdict_each_is_a_fault(given: tuple[str, .
 
 
 def test_advertiser_of_the_last_ad_cannot_win() -> None:
-    results = [answered("a", bid(9_000_000, advertiser_domain="shop.acme.example")), answered("b", bid(2_000_000))]
+    results = [answered("a", bid(9_000_000, advertiser_domain="acme.example")), answered("b", bid(2_000_000))]
     decision = auction(*results, last_advertiser="WWW.Acme.example.")
     assert codes(decision) == {"a": Outcome.ADVERTISER_BLOCKED, "b": Outcome.WON}
     together = rules(AuctionConfig(separate_advertisers=False))
     assert codes(auction(*results, by=together, last_advertiser="acme.example"))["a"] is Outcome.WON
 
 
-def test_last_advertiser_that_is_a_whole_top_level_domain_blocks_nobody() -> None:
-    result = answered("a", bid(9_000_000, advertiser_domain="acme.example"))
-    assert codes(auction(result, last_advertiser="example.")) == {"a": Outcome.WON}
+@pytest.mark.parametrize("named", ["uk", "co.uk", "co.uk."])
+def test_last_advertiser_that_is_a_whole_country_shuts_out_nobody_else(named: str) -> None:
+    result = answered("a", bid(9_000_000, advertiser_domain="acme.co.uk"))
+    assert codes(auction(result, last_advertiser=named)) == {"a": Outcome.WON}
 
 
 def test_unknown_advertiser_may_win_after_any_other() -> None:
@@ -316,6 +308,19 @@ def test_every_bid_with_addresses_hears_how_it_ended() -> None:
     assert all(notice.urls == URLS for notice in decision.outcomes[0].notices)
 
 
+def test_notice_does_not_tell_whose_ad_was_displayed_last() -> None:
+    config = AuctionConfig(blocked_advertisers=("casino.example",))
+    decision = auction(
+        answered("a", bid(9_000_000, advertiser_domain="acme.example", notices=URLS)),
+        answered("b", bid(9_000_000, advertiser_domain="casino.example", notices=URLS)),
+        by=rules(config),
+        last_advertiser="acme.example",
+    )
+    assert codes(decision) == {"a": Outcome.ADVERTISER_BLOCKED, "b": Outcome.ADVERTISER_BLOCKED}
+    told = [outcome.notices[0].code for outcome in decision.outcomes]
+    assert told == [Outcome.CREATIVE_REJECTED, Outcome.ADVERTISER_BLOCKED]
+
+
 def test_notices_are_bounded_and_winners_come_first() -> None:
     config = AuctionConfig(max_ads_per_break=2)
     long = [bid(9_000_000 + n, bid_id=f"l{n}", ad_id=f"l{n}", duration_ms=120_000, notices=URLS) for n in range(20)]
@@ -344,7 +349,7 @@ def test_withdrawn_decision_is_no_push() -> None:
     assert (decision.status, decision.ads, decision.push_id, decision.decided_ms) == ("expired", (), None, T0 + 9_999)
     assert codes(decision) == {"a": Outcome.EXPIRED, "b": Outcome.OUTBID}
     told = [(notice.code, notice.push_id) for outcome in decision.outcomes for notice in outcome.notices]
-    assert told == [(Outcome.EXPIRED, None), (Outcome.OUTBID, None)]
+    assert told == [(Outcome.EXPIRED, None)] * 2
     assert decision.outcomes[0].ads_won == 0
     assert decision.outcomes[0].bid_id == "b1"
 

@@ -13,6 +13,7 @@ from datastreamx.config import AuctionConfig, FloorRule
 from datastreamx.hosts import host_allowed, in_domains
 from datastreamx.model.auction import Bid, Decision, NoticeUrls, Outcome
 from operators.bidding.auction import CallResult, Lot, Rules, withdraw
+from operators.bidding.objections import advertiser_of
 from operators.bidding.rates import RateTable
 from tests.builders import T0
 from tests.operators.auctions import lot, rules
@@ -101,7 +102,8 @@ def test_no_ad_breaks_a_rule(case: Case) -> None:
     for ad in case.decide().ads:
         bid = case.offered[ad.aggregator, ad.bid_id]
         assert ad.price_micros >= case.lot.floors[ad.aggregator] > 0
-        assert not in_domains(bid.advertiser_domain or "", case.lot.blocked | case.lot.separated | {"casino.example"})
+        assert not in_domains(bid.advertiser_domain or "", case.lot.blocked | {"casino.example"})
+        assert bid.advertiser_domain is None or advertiser_of(bid.advertiser_domain) not in case.lot.separated
         assert (bid.duration_ms or 0) <= case.lot.opportunity.slot_ms
         assert all(host_allowed(host, CONFIG.creative_hosts) for host in bid.creative_hosts)
 

@@ -323,6 +323,7 @@ class _Broken(SimpleAdapter):
 
     url: str
     asks: bool
+    error: type[BaseException] = KeyError
 
     def __post_init__(self) -> None:
         super().__init__(self.url, SimpleOptions(method="POST"))
@@ -333,20 +334,39 @@ class _Broken(SimpleAdapter):
         return super().make_requests(request)
 
     def make_bids(self, call: HttpCall, reply: HttpReply) -> AdapterAnswer:
-        raise KeyError("in make_bids", call.url, reply.status)
+        raise self.error("in make_bids", call.url, reply.status)
 
 
-@pytest.mark.parametrize(("asks", "told"), [(False, "ZeroDivisionError"), (True, "KeyError")])
-def test_adapter_that_raises_costs_its_own_aggregator_the_auction(told: str, *, asks: bool) -> None:
+@pytest.mark.parametrize(
+    ("asks", "error", "told"),
+    [(False, KeyError, "ZeroDivisionError"), (True, KeyError, "KeyError"), (True, SystemExit, "SystemExit")],
+)
+def test_adapter_that_raises_costs_its_own_aggregator_the_auction(
+    told: str, error: type[BaseException], *, asks: bool
+) -> None:
     async def play() -> None:
         async with stubs(always(offer("a", 9.0)), always(offer("b", 2.0))) as (alpha, beta):
             settings = configured(aggregator("alpha", alpha.url), aggregator("beta", beta.url))
-            async with opened(settings, adapters={"alpha": _Broken(alpha.url, asks)}) as house:
+            async with opened(settings, adapters={"alpha": _Broken(alpha.url, asks, error)}) as house:
                 decision = await house.auction()
                 assert codes(decision) == {"alpha": Outcome.ERROR, "beta": Outcome.WON}
                 first = decision.outcomes[0]
                 assert first.called is asks
                 assert told in (first.detail or "")
+                assert house.bidders["alpha"].bulkhead.in_flight == 0
+
+    run(play())
+
+
+def test_call_that_is_cancelled_from_outside_is_reported_all_the_same() -> None:
+    async def play() -> None:
+        async with stubs(never, always(offer("b", 2.0))) as (alpha, beta):
+            settings = configured(aggregator("alpha", alpha.url, timeout_ms=AT_ONCE_MS), aggregator("beta", beta.url))
+            broken = _Broken(alpha.url, asks=True, error=asyncio.CancelledError)
+            alpha.answer = always(NO_BID)
+            async with opened(settings, adapters={"alpha": broken}) as house:
+                decision = await asyncio.wait_for(house.auction(), FOREVER_MS / 4_000)
+                assert codes(decision) == {"alpha": Outcome.TIMEOUT, "beta": Outcome.WON}
                 assert house.bidders["alpha"].bulkhead.in_flight == 0
 
     run(play())

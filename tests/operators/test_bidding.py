@@ -58,13 +58,13 @@ class FakeHouse:
         )
         return msgspec.structs.replace(self._decision(found, Outcome.WON, attempt), status="won", ads=(ad,))
 
-    def undecided(self, found: Opportunity, reason: Outcome) -> Decision:
-        decision = self._decision(found, reason)
+    def undecided(self, found: Opportunity, reason: Outcome, attempt: int = 1) -> Decision:
+        decision = self._decision(found, reason, attempt)
         return msgspec.structs.replace(decision, status="expired" if reason is Outcome.EXPIRED else "shed")
 
-    def failed(self, found: Opportunity, error: Exception) -> Decision:
+    def failed(self, found: Opportunity, attempt: int, error: Exception) -> Decision:
         assert isinstance(error, ZeroDivisionError)
-        return self._decision(found, Outcome.ERROR)
+        return self._decision(found, Outcome.ERROR, attempt)
 
     def finish(self, decision: Decision, now_ms: int) -> Decision:
         if decision.ads and now_ms > decision.deadline_ms:
@@ -290,7 +290,7 @@ def test_snapshot_keeps_the_old_place_in_the_log_until_all_decided_ones_have_com
     second = start(log=log)
     second.acked.record(0, 200)
     resumed = second.logic(before)
-    assert log.reads[-1] == (0, 100)
+    assert log.reads[0] == (0, 100)
     run_logic(resumed, fresh(5))
     assert mark(resumed) == 100
     run_logic(resumed, fresh(6))
@@ -310,13 +310,13 @@ def test_one_reading_of_the_log_serves_all_key_groups_of_a_partition() -> None:
     memory = DecidedMemory(log, AckedOffsets(), lambda _: None)
     assert memory.recall("p000g0", 50) == {"a": 7}
     assert memory.recall("p000g1", 60) == {"b": 8}
-    # Each partition is read once more for its lessons, before all else.
-    assert log.reads == [(0, None), (0, 50)]
+    # Each partition is read once more for its lessons, unless that was all of it.
+    assert log.reads == [(0, 50), (0, None)]
     memory.recall("p000g1", 40)
     memory.recall("p000g2", None)
     memory.recall("p000g0", 10)
     memory.recall("p001g0", LESSONS + 10)
-    assert log.reads == [(0, None), (0, 50), (0, 40), (0, None), (1, 10), (1, LESSONS + 10)]
+    assert log.reads == [(0, 50), (0, None), (0, 40), (0, None), (1, LESSONS + 10), (1, 10)]
 
 
 def test_house_learns_once_from_each_decision_read_back_and_not_from_those_of_this_process() -> None:

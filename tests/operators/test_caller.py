@@ -335,3 +335,9 @@ def test_certificates_that_cannot_be_used_are_a_problem_of_the_configuration(aut
     ):
         with pytest.raises(ConfigError, match=r"aggregators\.alpha\.ssl_ca_file"):
             Caller(aggregator("alpha", **changes), LIMIT, ManualClock(T0))
+
+
+@pytest.mark.parametrize("url", ["https:///bid", "https://?bid", "https://[::1/bid", "https://ads.example:99999/bid"])
+def test_address_that_cannot_be_used_is_a_problem_of_the_configuration(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"aggregators\.alpha\.url cannot be used"):
+        Caller(aggregator("alpha", url), LIMIT, ManualClock(T0))

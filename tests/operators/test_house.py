@@ -405,7 +405,8 @@ def test_undecided_opportunities_name_every_aggregator() -> None:
     async def story(house: Open, _: list[Stub]) -> None:
         shed = house.house.undecided(fresh(1), Outcome.SHED)
         assert (shed.status, codes(shed)) == ("shed", {"alpha": Outcome.SHED, "beta": Outcome.SHED})
-        failed = house.house.failed(fresh(2), ZeroDivisionError())
+        failed = house.house.failed(fresh(2), 3, ZeroDivisionError())
+        assert {outcome.attempt for outcome in failed.outcomes} == {3}
         assert (failed.status, codes(failed)) == ("no_bid", {"alpha": Outcome.ERROR, "beta": Outcome.ERROR})
         assert house.house.aggregators == ("alpha", "beta")
 
@@ -451,7 +452,7 @@ def test_separation_holds_after_a_restart_for_what_was_read_back() -> None:
         house.house.learn(decided)
         assert code_of(await house.auction(fresh(2, last_ad_id="ad-old"))) is Outcome.ADVERTISER_BLOCKED
 
-    with_stubs([always(offer("ad-new", 9.0, advertiser="shop.acme.example"))], story)
+    with_stubs([always(offer("ad-new", 9.0, advertiser="www.acme.example"))], story)
 
 
 def test_separation_can_be_switched_off() -> None:

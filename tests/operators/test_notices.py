@@ -62,7 +62,7 @@ def said(notice: Notice) -> dict[str, str]:
 def test_winner_hears_what_it_pays_and_loser_why_and_what_the_winner_paid() -> None:
     beta = told("beta", bid("bid-b", Outcome.OUTBID, 2_000_000), bid("bid-c", Outcome.BELOW_FLOOR, 100))
     win, outbid, below = rules().of_decision(won_by_alpha(beta))
-    assert said(win) == {"id": AUCTION, "bid": "bid-a", "p": "2.5", "min": "2.5", "loss": "0"}
+    assert said(win) == {"id": AUCTION, "bid": "bid-a", "p": "2.5", "min": "2", "loss": "0"}
     assert said(outbid) == {"id": AUCTION, "bid": "bid-b", "p": "2.5", "min": "2.5", "loss": "102"}
     assert said(below)["loss"] == "100"
     assert [urlsplit(one.url).path for one in (win, outbid, below)] == ["/win", "/loss", "/loss"]
@@ -86,6 +86,28 @@ def test_every_ad_of_a_break_has_a_win_notice_with_its_own_price() -> None:
     )
     found = list(rules().of_decision(decision(alpha, auction_id=AUCTION, ads=ads)))
     assert [(said(one)["bid"], said(one)["p"]) for one in found] == [("x", "9"), ("y", "4"), ("z", "4")]
+    assert [said(one).get("min") for one in found] == [None, None, "4"]
+
+
+@pytest.mark.parametrize(
+    ("floor", "others", "sufficient"),
+    [
+        (1_000_000, {Outcome.OUTBID: 2_000_000}, "2"),
+        (2_100_000, {Outcome.OUTBID: 2_000_000}, "2.1"),
+        (1_000_000, {Outcome.BELOW_FLOOR: 2_000_000}, "1"),
+        (None, {}, "0"),
+        # Too long for the break in which the winner is the only ad.
+        (1_000_000, {Outcome.OUTBID: 3_000_000}, None),
+    ],
+)
+def test_winner_hears_what_would_have_sufficed(
+    floor: int | None, others: dict[Outcome, int], sufficient: str | None
+) -> None:
+    ad = winning_ad(AUCTION, 0, bid_id="bid-a", price_micros=2_500_000)
+    alpha = told("alpha", bid("bid-a", Outcome.WON, 2_500_000, push_id=ad.push_id), floor_micros=floor)
+    lost = [outcome(f"other{n}", code, price_micros=price) for n, (code, price) in enumerate(others.items())]
+    (win,) = rules().of_decision(decision(alpha, *lost, auction_id=AUCTION, ads=(ad,)))
+    assert said(win).get("min") == sufficient
 
 
 def test_loser_of_an_auction_that_nobody_won_hears_no_price() -> None:
@@ -134,7 +156,6 @@ def test_displayed_ad_is_billed_with_its_price_and_time() -> None:
         "id": AUCTION,
         "bid": "bid-a",
         "p": "2.25",
-        "min": "2.25",
         "loss": "0",
         "at": str(T0 + 500),
     }
@@ -165,6 +186,8 @@ def test_every_outcome_has_a_loss_code_of_the_specification(code: Outcome) -> No
         ("/?p=%24%7BAUCTION_PRICE%7D", "/?p=1.5"),
         ("/?p=%24%7bAUCTION_PRICE%7d", "/?p=1.5"),
         ("/?p=${AUCTION_PRICE:B64}", "/?p=MS41"),
+        ("/?p=%24%7BAUCTION_PRICE%3AB64%7D", "/?p=MS41"),
+        ("/?p=%24%7BAUCTION_PRICE%3aB64%7D", "/?p=MS41"),
         ("/?b=${AUCTION_BID_ID}", "/?b=a%2Fb%26c%3D%3F%23%20%C3%A9%0D%0A"),
         ("/?s=${AUCTION_SEAT_ID}&x=1", "/?s=&x=1"),
         ("/?s=${anything at all}", "/?s="),

@@ -11,6 +11,7 @@ from datastreamx.errors import CrashError, StateMismatchError
 from operators.decisions.firsts import MEMORY_MS
 from operators.notices.notice import Notice
 from operators.notices.outbox import (
+    AILING_AFTER,
     ARMED_MAX,
     ARMED_WHILE_AILING_MAX,
     CROWDED,
@@ -36,7 +37,7 @@ def notice(number: int = 1, aggregator: str = "alpha") -> Notice:
 def filled(*numbers: int, aggregator: str = "alpha") -> Outbox:
     outbox = Outbox(TERMS)
     for number in numbers:
-        assert outbox.add(notice(number, aggregator), T0) is None
+        outbox.add(notice(number, aggregator))
     return outbox
 
 
@@ -47,7 +48,7 @@ def released(outbox: Outbox, now_ms: int = T0) -> list[bytes]:
 
 
 def unconfirmed(outbox: Outbox) -> list[Notice]:
-    lost = outbox.take_lost(T0)
+    lost = outbox.take_untold(T0)
     assert {one.result for one in lost} <= {Result.UNCONFIRMED}
     return [one.notice for one in lost]
 
@@ -68,7 +69,7 @@ def test_snapshot_alone_sends_nothing_and_the_tick_after_it_sends_once() -> None
 def test_notice_that_came_after_the_snapshot_waits_for_the_next() -> None:
     outbox = filled(1)
     outbox.snapshot(T0)
-    outbox.add(notice(2), T0)
+    outbox.add(notice(2))
     assert [key for key, _ in outbox.tick()] == [notice(1).key]
     assert released(outbox) == [notice(2).key]
 
@@ -77,8 +78,9 @@ def test_armed_notice_is_unconfirmed_after_a_crash_and_never_sent_again() -> Non
     resumed = Outbox(TERMS, filled(1).snapshot(T0))
     assert released(resumed) == []
     assert unconfirmed(resumed) == [notice(1)]
-    assert (len(resumed), resumed.has_lost) == (0, False)
-    assert resumed.add(notice(1), T0) is None
+    assert (len(resumed), resumed.has_untold) == (0, False)
+    resumed.add(notice(1))
+    assert len(resumed) == 0
     assert released(resumed) == []
 
 
@@ -136,7 +138,7 @@ def test_clean_stop_leaves_nothing_unconfirmed_and_the_next_process_writes_ahead
     first, second = released(outbox)
     outbox.attempted(first, DELIVERED, T0)
     outbox.attempted(second, UNSENT, T0)
-    outbox.add(notice(3), T0)
+    outbox.add(notice(3))
     outbox.snapshot(T0)
     outbox.close()
     assert outbox.tick() == []
@@ -163,13 +165,13 @@ def test_attempt_that_was_never_released_is_a_fault() -> None:
 
 def test_same_notice_is_taken_once_while_it_is_pending_and_lately_after() -> None:
     outbox = filled(1)
-    outbox.add(notice(1), T0)
+    outbox.add(notice(1))
     assert len(outbox) == 1
     (key,) = released(outbox)
     outbox.attempted(key, DELIVERED, T0)
-    outbox.add(notice(1), T0 + MEMORY_MS)
+    outbox.add(notice(1))
     resumed = Outbox(TERMS, outbox.snapshot(T0 + MEMORY_MS))
-    resumed.add(notice(1), T0 + MEMORY_MS)
+    resumed.add(notice(1))
     assert (len(outbox), len(resumed)) == (0, 0)
 
 
@@ -185,14 +187,14 @@ def test_same_notice_is_taken_once_while_it_is_pending_and_lately_after() -> Non
 )
 def test_notices_differ_by_auction_aggregator_bid_and_event(other: Notice) -> None:
     outbox = filled(1)
-    outbox.add(other, T0)
+    outbox.add(other)
     assert len(outbox) == 2
 
 
 def test_crash_risks_a_bounded_number_of_notices_to_each_aggregator() -> None:
     outbox = filled(*range(ARMED_MAX + 50))
     for number in range(5):
-        outbox.add(notice(number, "beta"), T0)
+        outbox.add(notice(number, "beta"))
     assert Counter(one.aggregator for one in unconfirmed(Outbox(TERMS, outbox.snapshot(T0)))) == {
         "alpha": ARMED_MAX,
         "beta": 5,
@@ -212,21 +214,60 @@ def test_few_notices_are_risked_while_the_aggregator_takes_none() -> None:
 
 
 def test_notices_to_an_aggregator_that_takes_none_are_bounded_and_those_beyond_fail() -> None:
-    outbox = filled(0)
-    (key,) = released(outbox)
-    outbox.attempted(key, FAILED, T0)
-    told = [outbox.add(notice(number), T0) for number in range(1, WAITING_MAX + 11)]
-    refused = [one for one in told if one is not None]
-    assert len(outbox) == WAITING_MAX
-    assert [(one.result, one.attempts) for one in refused] == [(Result.FAILED, 0)] * 11
-    assert outbox.add(notice(1, "beta"), T0) is None
+    outbox = filled(*range(AILING_AFTER))
+    for key in released(outbox):
+        outbox.attempted(key, FAILED, T0)
+    for number in range(AILING_AFTER, WAITING_MAX + 11):
+        outbox.add(notice(number))
+    outbox.add(notice(1, "beta"))
     assert not outbox.is_crowded
+    released(outbox)
+    refused = outbox.take_untold(T0)
+    assert [(one.notice.aggregator, one.result, one.attempts) for one in refused] == [("alpha", Result.FAILED, 0)] * 11
+    assert len(outbox) == WAITING_MAX + 1
+
+
+def test_notice_that_is_not_to_be_sent_is_told_only_when_no_replay_can_send_it() -> None:
+    """Else its letter says that it was surely not heard, and the process after a crash sends it."""
+    outbox = Outbox(TERMS)
+    outbox.add(notice(1), Reply(Result.FORBIDDEN, "why"))
+    assert not outbox.has_untold
+    held = outbox.snapshot(T0)
+    assert not outbox.has_untold
+    assert (outbox.tick(), outbox.has_untold) == ([], True)
+    resumed = Outbox(TERMS, held)
+    resumed.add(notice(1))
+    assert released(resumed) == []
+    for one in (outbox, resumed, Outbox(TERMS, outbox.snapshot(T0))):
+        assert one.take_untold(T0) == [Ended(notice(1), Result.FORBIDDEN, 0, "why")]
+
+
+def test_notice_that_is_not_to_be_sent_survives_a_clean_stop() -> None:
+    outbox = Outbox(TERMS)
+    outbox.add(notice(1), Reply(Result.FORBIDDEN, "why"))
+    outbox.snapshot(T0)
+    outbox.close()
+    resumed = Outbox(TERMS, outbox.snapshot(T0))
+    assert [one.result for one in resumed.take_untold(T0)] == [Result.FORBIDDEN]
+    assert released(resumed) == []
+
+
+def test_failures_among_successes_fail_no_notice_of_a_backlog() -> None:
+    outbox = filled(*range(WAITING_MAX + ARMED_MAX))
+    keys = released(outbox)
+    for place, key in enumerate(keys):
+        # As many failures in a row as there may be, the last attempts among them.
+        outbox.attempted(key, FAILED if place % AILING_AFTER else DELIVERED, T0)
+    outbox.add(notice(WAITING_MAX + ARMED_MAX))
+    assert outbox.is_crowded
+    released(outbox)
+    assert not outbox.has_untold
 
 
 def test_healthy_aggregator_with_many_notices_waiting_asks_for_a_pause() -> None:
     outbox = filled(*range(CROWDED - 1))
     crowded = [outbox.is_crowded]
-    outbox.add(notice(CROWDED), T0)
+    outbox.add(notice(CROWDED))
     crowded.append(outbox.is_crowded)
     released(outbox)
     assert [*crowded, outbox.is_crowded] == [False, True, False]
@@ -270,7 +311,7 @@ class World:
         del self.letters[letters:]
         self.outbox = Outbox(BRISK, snapshot)
         self.under_way: dict[bytes, Notice] = {}
-        self.letters += self.outbox.take_lost(self.now_ms) if self.rng.random() < 0.8 else []
+        self.letters += self.outbox.take_untold(self.now_ms) if self.rng.random() < 0.8 else []
 
     def step(self) -> None:
         self.now_ms += self.rng.randrange(600)
@@ -286,11 +327,11 @@ class World:
             case 7 if self.rng.random() < 0.3:
                 self.stop()
             case _:
-                self.letters += self.outbox.take_lost(self.now_ms)
+                self.letters += self.outbox.take_untold(self.now_ms)
 
     def read(self, count: int) -> None:
         for one in self.log[self.place : self.place + count]:
-            self.note(self.outbox.add(one, self.now_ms))
+            self.outbox.add(one)
             self.place += 1
 
     def end_epoch(self) -> None:
@@ -333,7 +374,7 @@ class World:
 
     def settle(self) -> None:
         """No more crashes: everything must come to its end."""
-        self.letters += self.outbox.take_lost(self.now_ms)
+        self.letters += self.outbox.take_untold(self.now_ms)
         for _ in range(200):
             self.now_ms += BRISK.retry_interval_ms
             self.read(1)
@@ -376,7 +417,7 @@ def golden_snapshot() -> bytes:
     keys = released(outbox)
     outbox.attempted(keys[0], DELIVERED, T0)
     outbox.attempted(keys[1], FAILED, T0)
-    outbox.add(notice(4), T0)
+    outbox.add(notice(4))
     return outbox.snapshot(T0)
 
 
@@ -386,7 +427,7 @@ def test_snapshot_bytes_are_an_interface() -> None:
     restored = Outbox(TERMS, GOLDEN.read_bytes())
     assert unconfirmed(restored) == [notice(3), notice(4)]
     assert released(restored, T0 + TERMS.retry_interval_ms) == [notice(2).key]
-    restored.add(notice(1), T0)
+    restored.add(notice(1))
     assert len(restored) == 1
 
 

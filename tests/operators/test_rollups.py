@@ -107,6 +107,7 @@ def test_decision_counts_the_opportunity_without_and_the_calls_with_their_aggreg
         (Outcome.CURRENCY, {"calls": 1, "bids": 1}),
         (Outcome.CREATIVE_REJECTED, {"calls": 1, "bids": 1}),
         (Outcome.ADVERTISER_BLOCKED, {"calls": 1, "bids": 1}),
+        (Outcome.UNSUITABLE, {"calls": 1, "bids": 1}),
         (Outcome.CLOSED_EARLY, {"calls": 1}),
     ],
 )

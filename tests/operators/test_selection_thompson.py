@@ -27,20 +27,20 @@ STATIONARY = Market(TERMS)
 # The best hardly bids any more, the worst becomes the best.
 CHANGED = Market(((0.02, 2_000_000), *TERMS[1:7], (0.4, 2_000_000)))
 
-TEACHES_PRICE = {Outcome.WON, Outcome.OUTBID}
+TEACHES_PRICE = {Outcome.WON, Outcome.OUTBID, Outcome.EXPIRED}
 TEACHES_ZERO = {
     Outcome.NO_BID,
     Outcome.ERROR,
     Outcome.TIMEOUT,
     Outcome.INVALID_RESPONSE,
     Outcome.UNREACHABLE,
+    Outcome.UNSUITABLE,
     Outcome.CURRENCY,
     Outcome.BELOW_FLOOR,
     Outcome.CREATIVE_REJECTED,
     Outcome.ADVERTISER_BLOCKED,
     Outcome.OVERSIZE,
 }
-TEACHES_NOTHING = set(Outcome) - TEACHES_PRICE - TEACHES_ZERO
 
 
 def thompson(calls: int = 1, *, aggregators: tuple[str, ...] = ("a", "b"), floor: float = 0.05) -> Thompson:
@@ -122,11 +122,18 @@ def test_a_call_without_a_valid_bid_teaches_zero_whatever_price_it_named(code: O
     assert probabilities(policy) == {"a": 0.05, "b": 1.0}
 
 
-@pytest.mark.parametrize("code", sorted(TEACHES_NOTHING))
-def test_what_is_not_the_aggregators_doing_teaches_nothing(code: Outcome) -> None:
+@pytest.mark.parametrize("code", sorted(Outcome))
+def test_who_was_not_called_teaches_nothing(code: Outcome) -> None:
     policy = thompson()
     teach(policy, "ch1", 200, offer("a", 2_000_000), offer("b", 1_000_000))
-    teach(policy, "ch1", 5_000, DecidedOutcome("a", code, False), DecidedOutcome("b", code, True, 9_000_000))
+    teach(policy, "ch1", 5_000, DecidedOutcome("a", code, False), DecidedOutcome("b", code, False, 9_000_000))
+    assert probabilities(policy) == {"a": 1.0, "b": 0.05}
+
+
+def test_who_was_interrupted_teaches_nothing() -> None:
+    policy = thompson()
+    teach(policy, "ch1", 200, offer("a", 2_000_000), offer("b", 1_000_000))
+    teach(policy, "ch1", 5_000, DecidedOutcome("a", Outcome.CLOSED_EARLY, True), offer("b", 1_000_000))
     assert probabilities(policy) == {"a": 1.0, "b": 0.05}
 
 

@@ -274,6 +274,27 @@ def test_one_connection_serves_all_read_backs_until_one_fails() -> None:
     log.close()
 
 
+def test_broker_that_takes_longer_than_the_wait_of_a_fetch_is_read_with_a_longer_one() -> None:
+    slow = FakeConsumer(topics={DECISIONS: 2}, watermarks={0: (0, 2), 1: (0, 1)})
+    enough = FakeConsumer(
+        topics={DECISIONS: 2},
+        watermarks={0: (0, 2), 1: (0, 1)},
+        polls=[[*decisions(0, 1), end(2, topic=DECISIONS)], [*decisions(0), end(1, topic=DECISIONS)]],
+    )
+    waits: list[int] = []
+
+    def make_consumer(properties: dict[str, Any]) -> FakeConsumer:
+        waits.append(properties["fetch.wait.max.ms"])
+        return slow if waits[-1] < 100 else enough
+
+    log = DecisionLog(config(), outside=slow.outside(make_consumer=make_consumer))
+    assert len(log.read_back(0, None)) == 2
+    assert slow.closed
+    assert len(log.read_back(1, None)) == 1, "the next partition is asked patiently at once"
+    assert len(waits) == 2
+    log.close()
+
+
 def test_long_read_backs_report_their_progress(capsys: pytest.CaptureFixture[str]) -> None:
     def slowly(consumer: FakeConsumer) -> Iterator[list[Any]]:
         for n in range(4):

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from yarl import URL
 
 from aggregators.contract import HttpCall, HttpReply, ReplyError
-from datastreamx.cli.aggregator.redact import hidden_headers, hidden_url
+from datastreamx.cli.aggregator.redact import hidden_headers, hidden_text, hidden_url, secrets_of
 from datastreamx.cli.aggregator.report import (
     MAX_BODY_CHARS,
     BidTold,
@@ -55,7 +55,7 @@ def exchange_told(seen: Exchange, aggregator: AggregatorConfig) -> ExchangeTold:
             method=call.method,
             url=hidden_url(call.url, aggregator.url),
             headers=hidden_headers(seen.headers, aggregator.headers),
-            body=None if call.body is None else _text(call.body),
+            body=None if call.body is None else _text(call.body, aggregator),
         ),
         reply=None
         if reply is None
@@ -63,13 +63,14 @@ def exchange_told(seen: Exchange, aggregator: AggregatorConfig) -> ExchangeTold:
             status=reply.status,
             headers=hidden_headers(reply.headers),
             body_bytes=len(reply.body),
-            body=_text(reply.body),
+            body=_text(reply.body, aggregator),
         ),
     )
 
 
-def _text(body: bytes) -> str:
-    return body.decode(errors="backslashreplace")[:MAX_BODY_CHARS]
+def _text(body: bytes, aggregator: AggregatorConfig) -> str:
+    # Before the cut: half a secret at the end would not be found any more.
+    return hidden_text(body.decode(errors="backslashreplace"), secrets_of(aggregator))[:MAX_BODY_CHARS]
 
 
 def phases_told(result: CallResult) -> PhasesTold | None:

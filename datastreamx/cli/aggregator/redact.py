@@ -74,21 +74,30 @@ def secrets_of(aggregator: AggregatorConfig) -> list[str]:
 
 def scrubbed(document: S, secrets: Iterable[str]) -> S:
     """The same document with every secret in it hidden, also where it is written as in a URL or in JSON."""
-    spellings = {
-        spelling
-        for secret in secrets
-        for spelling in (secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1])
-    }
-    if not spellings:
-        return document
-    # The longest first, or a part of it would leave the rest in sight.
-    pattern = re.compile("|".join(re.escape(one) for one in sorted(spellings, key=len, reverse=True)))
-    return msgspec.convert(_scrub(msgspec.to_builtins(document), pattern), type(document))
+    pattern = _pattern(secrets)
+    return msgspec.convert(_scrub(msgspec.to_builtins(document), pattern), type(document)) if pattern else document
+
+
+def hidden_text(text: str, secrets: Iterable[str]) -> str:
+    """The text with every secret hidden as in `scrubbed`: for one that is cut off before the document is whole."""
+    pattern = _pattern(secrets)
+    return pattern.sub(HIDDEN, text) if pattern else text
 
 
 def printable(text: str) -> str:
     """Text that cannot steer a terminal: control characters are written out."""
     return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
+
+
+def _pattern(secrets: Iterable[str]) -> re.Pattern[str] | None:
+    spellings: set[str] = set()
+    for secret in secrets:
+        in_json = json.dumps(secret)[1:-1]
+        # Some JSON writers escape slashes, and tokens in Base64 have some.
+        spellings |= {secret, quote(secret, safe=""), quote_plus(secret), in_json, in_json.replace("/", "\\/")}
+    # The longest first, or a part of it would leave the rest in sight. Case: `%2F` is `%2f`, too.
+    ordered = sorted(spellings, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered)), re.IGNORECASE) if ordered else None
 
 
 def _scrub(value: Any, pattern: re.Pattern[str]) -> Any:

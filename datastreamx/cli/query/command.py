@@ -31,8 +31,8 @@ def query(  # noqa: PLR0913  one parameter per option
 ) -> None:
     """Ask BigQuery, or the local one, in SQL. Table names need no dataset.
 
-    Tables: `box_events`, `viewing_sessions`, `ad_decisions`, `bids`, `impressions`, `minute_rollups`. Each wants a
-    filter on its partition column.
+    Tables: `box_events`, `viewing_sessions`, `ad_decisions`, `bids`, `late_bids`, `impressions`, `minute_rollups`. Each
+    wants a filter on its partition column. Their columns are in datastreamx/tables.py.
 
     Examples:
     - `datastreamx query "SELECT * FROM ad_decisions WHERE decided_time > TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL

@@ -54,14 +54,15 @@ def ask_brokers(config: Config, clock: Clock) -> KafkaStatus:
         consumer = _consumer(config, "datastreamx-status")
         try:
             partitions = _partitions(consumer, config)
+            # Progress before ends: a flow that goes on meanwhile would else seem to be ahead of its log.
+            progress = {
+                flow: _committed(config, group, [one for one in partitions if one[0] in _read_by(flow, config)])
+                for flow, group in flow_groups(config).items()
+            }
             ends = _ends(consumer, partitions, clock)
         finally:
             consumer.close()
-        read_by = {"ads": {topics.events}}
-        decided = {topics.facts, topics.decisions}
-        lags = {
-            flow: _lags(config, group, ends, read_by.get(flow, decided)) for flow, group in flow_groups(config).items()
-        }
+        lags = {flow: _lags(committed, ends) for flow, committed in progress.items()}
         last_decision = _last_decision(_of(ends, topics.decisions))
     except CrashError as error:
         return KafkaStatus(address=config.kafka.bootstrap, problem=str(error))
@@ -140,28 +141,37 @@ def _note(end: _End, message: Message) -> None:
         end.offset = max(end.offset, offset)
 
 
-def _lags(config: Config, group: str, ends: dict[PartitionId, _End], topics: set[str]) -> list[Lag]:
-    wanted = [TopicPartition(topic, number) for topic, number in ends if topic in topics]
+def _read_by(flow: str, config: Config) -> set[str]:
+    topics = config.topics
+    return {topics.events} if flow == "ads" else {topics.facts, topics.decisions}
+
+
+def _committed(config: Config, group: str, partitions: list[PartitionId]) -> dict[PartitionId, int | None]:
+    """Next offset that a flow reads, as it showed it last."""
     consumer = _consumer(config, group)
     try:
-        answer = consumer.committed(wanted, timeout=ANSWER_TIMEOUT_S)
+        answer = consumer.committed([TopicPartition(*one) for one in partitions], timeout=ANSWER_TIMEOUT_S)
     finally:
         consumer.close()
-    lags = []
+    committed: dict[PartitionId, int | None] = {}
     for one in answer:
         if one.error is not None:
             raise KafkaException(one.error)
-        end = ends[one.topic, one.partition]
-        lags.append(
-            Lag(
-                topic=one.topic,
-                partition=one.partition,
-                committed=one.offset if one.offset >= 0 else None,
-                end=end.offset,
-                is_end_exact=end.is_exact,
-            )
+        committed[one.topic, one.partition] = one.offset if one.offset >= 0 else None
+    return committed
+
+
+def _lags(committed: dict[PartitionId, int | None], ends: dict[PartitionId, _End]) -> list[Lag]:
+    return [
+        Lag(
+            topic=topic,
+            partition=partition,
+            committed=offset,
+            end=ends[topic, partition].offset,
+            is_end_exact=ends[topic, partition].is_exact,
         )
-    return lags
+        for (topic, partition), offset in committed.items()
+    ]
 
 
 def _of(ends: dict[PartitionId, _End], topic: str) -> list[_End]:

@@ -12,21 +12,8 @@ from operators.bidding.selection.protocol import Choice, Context, Lesson, Select
 
 # A change of the rules below is another policy to whoever evaluates the log: count up.
 _MODEL_VERSION = "1"
-_VALID_BID = frozenset({Outcome.WON, Outcome.OUTBID})
-# Endings that say nothing of the aggregator: it was not asked, or we gave up first.
-_NO_LESSON = frozenset(
-    {
-        Outcome.UNSUITABLE,
-        Outcome.NOT_SELECTED,
-        Outcome.PRIVACY,
-        Outcome.SHED,
-        Outcome.EXPIRED,
-        Outcome.THROTTLED,
-        Outcome.BULKHEAD,
-        Outcome.NO_TIME,
-        Outcome.CLOSED_EARLY,
-    }
-)
+# `EXPIRED` after a call: the bid had won, and we were too late.
+_VALID_BID = frozenset({Outcome.WON, Outcome.OUTBID, Outcome.EXPIRED})
 # Called in 7 % of the auctions (floor and exploration by default), an aggregator's sums are worth 200 calls: its mean
 # is known to about an eighth. When the best one stops bidding, its successor is found some 2,000 auctions later.
 _HALF_LIFE_AUCTIONS = 2_000.0
@@ -148,7 +135,8 @@ class Thompson:
         values = [
             (self._arms[outcome.aggregator], (outcome.price_micros or 0) if outcome.code in _VALID_BID else 0)
             for outcome in outcomes
-            if outcome.code not in _NO_LESSON and outcome.aggregator in self._arms
+            # Who was not called has shown nothing, nor has who was still thinking when we closed.
+            if outcome.called and outcome.code is not Outcome.CLOSED_EARLY and outcome.aggregator in self._arms
         ]
         if values:
             self._groups.get(channel_id, self._others).learn(values)
