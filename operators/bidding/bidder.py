@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from aggregators.contract import Adapter, HttpCall, HttpReply, ReplyError
 from datastreamx import metrics
 from datastreamx.config import AggregatorConfig, AuctionConfig, PrivacyConfig
+from datastreamx.log import get_logger
 from datastreamx.model.auction import Bid, Outcome
 from operators.bidding.auction import CallResult, Lot
 from operators.bidding.bulkhead import Bulkhead
@@ -26,7 +27,11 @@ from operators.bidding.throttle import Throttle
 
 Report = Callable[[CallResult], None]
 
+_log = get_logger("bidder")
+
 _DETAIL_CHARS: Final = 200
+_HELD_BACK: Final = 0.5
+"""Share of calls admitted at which an operator hears of it; he hears of the end when all are admitted again."""
 _UNWELL: Final = frozenset(
     {Outcome.ERROR, Outcome.TIMEOUT, Outcome.INVALID_RESPONSE, Outcome.UNREACHABLE, Outcome.OVERSIZE}
 )
@@ -62,6 +67,8 @@ class Bidder:
         self.budget = TimeBudget(config.timeout_ms or auction.timeout_ms, auction.min_call_ms, config.dynamic_timeout)
         self.throttle = Throttle(config.name, config.throttle)
         self.bulkhead = Bulkhead(config.max_in_flight)
+        self._mode = config.throttle
+        self._is_held_back = False
         self._tasks: set[asyncio.Task[None]] = set()
         # Read when somebody looks, instead of being set for every call.
         metrics.AGGREGATOR_IN_FLIGHT.labels(config.name).set_function(lambda: self.bulkhead.in_flight)
@@ -139,6 +146,14 @@ class Bidder:
     def score(self, result: CallResult) -> None:
         """Judge the aggregator's health by a call: once each, when it has ended or its time is over."""
         self.throttle.record(result.failure not in _UNWELL)
+        share = self.throttle.simulated_share
+        if share <= _HELD_BACK and not self._is_held_back:
+            self._is_held_back = True
+            failure = result.failure.label if result.failure is not None else None
+            _log.warning("aggregator.unwell", aggregator=self.name, last=failure, throttle=self._mode)
+        elif share == 1.0 and self._is_held_back:
+            self._is_held_back = False
+            _log.info("aggregator.well", aggregator=self.name)
 
     async def exchange(self, calls: list[HttpCall], result: CallResult, phases: Phases) -> CallResult:
         """Make the calls and read the replies; whatever happens is in the result."""

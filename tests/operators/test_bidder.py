@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
+from structlog.testing import capture_logs
 
 from aggregators.contract import Answer as AdapterAnswer
 from aggregators.contract import HttpCall, HttpReply
@@ -475,4 +476,8 @@ def test_failing_aggregator_gets_few_calls_and_soon_nearly_all_after_its_recover
             assert sum(recovered) >= 950
             assert server.connections == 1
 
-    run(play())
+    with capture_logs() as logs:
+        run(play())
+    told = [entry for entry in logs if entry["event"].startswith("aggregator.")]
+    assert [entry["event"] for entry in told] == ["aggregator.unwell", "aggregator.well"]
+    assert (told[0]["last"], told[0]["throttle"]) == ("error", "on")
