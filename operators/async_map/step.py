@@ -23,7 +23,7 @@ from operators.async_map.snapshot import VERSION, InFlight, Snapshot, SnapshotCo
 V = TypeVar("V")
 W = TypeVar("W")
 
-_POLL = timedelta(milliseconds=2)
+_POLL_MS = 2
 # An idle key wakes up now and then, so that its snapshot names a recent mark and a restart reads little back.
 _IDLE = timedelta(seconds=60)
 _DRAIN_POLL_S = 0.002
@@ -125,7 +125,13 @@ class AsyncMapLogic(StatefulBatchLogic[tuple[str, V], W, bytes]):
 
     def notify_at(self) -> datetime | None:
         """Soon while jobs run, else now and then."""
-        return datetime.now(UTC) + (_POLL if self._in_flight else _IDLE)
+        now = datetime.now(UTC)
+        if not self._in_flight:
+            return now + _IDLE
+        # On a common grid: one activation of the worker then serves all keys. Each at its own moment, dozens of keys
+        # would wake it every few microseconds, and every time take the interpreter from the loop.
+        milliseconds = now.microsecond // 1000
+        return now.replace(microsecond=0) + timedelta(milliseconds=milliseconds - milliseconds % _POLL_MS + _POLL_MS)
 
     def snapshot(self) -> bytes:
         """Versioned bytes of the items in flight."""
