@@ -41,6 +41,7 @@ from datastreamx.acks import AckedOffsets
 from datastreamx.clock import SystemClock
 from datastreamx.config import Config, parse_config
 from datastreamx.interpreter import spare_garbage_collection
+from datastreamx.log import configure_logging
 from datastreamx.model.auction import BidRequest, DecidedAuction, Decision, Opportunity, Outcome
 from flows.ports.ads import live_bidding_ports
 from operators.bidding import bidding
@@ -512,6 +513,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def progress(text: str) -> None:
         sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} {text}\n")
 
+    # A silent aggregator is meant to look unwell.
+    configure_logging(json=False, level="error")
     if (os.cpu_count() or 1) > 1:
         os.sched_setaffinity(0, {0})
     # As `flows.run` does; the bare loops profit from it too.
