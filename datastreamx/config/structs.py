@@ -210,7 +210,7 @@ class AggregatorConfig(_Section, frozen=True, kw_only=True):
         withhold: What it does not get: `box_key`, `history` (previous channel, last ad), `consent`.
         notices: Which notices it gets. `billing` only if it is not paid by the VAST impression, else it bills twice.
         notice_hosts: Hosts that notices may go to; `*.example.com` matches its subdomains.
-        notice_network: `public`: only https and only public addresses. `any`: for trials on one machine.
+        notice_network: `public`: only https on port 443, only public addresses. `any`: for trials on one machine.
         ssl_ca_file: Certificates to trust instead of the system's.
         ssl_certificate_file: Client certificate for mutual TLS.
         ssl_key_file: Its key.

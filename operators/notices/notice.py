@@ -22,6 +22,7 @@ URL_CHARS_MAX = 4_096
 ID_CHARS_MAX = 256
 """Of the ids that aggregators give to bids and ads."""
 
+_HTTPS_PORT = 443
 _LOST_TO_HIGHER_BID = 102
 _INTERNAL_ERROR = 1
 _LOSS_CODES = {
@@ -210,8 +211,7 @@ def _objection(notice: Notice, aggregator: AggregatorConfig) -> str | None:  # n
     try:
         # The same parser and object as for the request: what is judged is what is asked.
         url = URL(text, encoded=True)
-        host = url.raw_host
-        _ = url.port
+        host, port = url.raw_host, url.port
     except ValueError as error:
         return f"the URL cannot be read: {error}"
     schemes = {"https"} if aggregator.notice_network == "public" else {"https", "http"}
@@ -219,6 +219,8 @@ def _objection(notice: Notice, aggregator: AggregatorConfig) -> str | None:  # n
         return f"the URL is not {' or '.join(sorted(schemes))}"
     if not host or url.user is not None or url.password is not None:
         return "the URL names no host, or a user"
+    if aggregator.notice_network == "public" and port != _HTTPS_PORT:
+        return f"port {port} is not that of https: an allowed host may serve other things on others"
     if not host_allowed(host, aggregator.notice_hosts):
         return f"host {host[:100]} is not in aggregators.{aggregator.name}.notice_hosts"
     return None
