@@ -115,22 +115,12 @@ def creative_id(ad_id: str | None) -> str:
     return ad_id
 
 
-def creative_address(url: str) -> str:
-    """The address itself, if a box may be told to fetch it.
-
-    Raises:
-        ReplyError: `CREATIVE_REJECTED`: not an absolute https address of a named host, too long, with a user name, or
-            with characters that would break out of a log line or a document.
-    """
-    host_of(url)
-    return url
-
-
 def host_of(url: str) -> str:
     """Host of an address that a box may be told to fetch, lower case.
 
     Raises:
-        ReplyError: See `creative_address`.
+        ReplyError: `CREATIVE_REJECTED`: not an absolute https address of a named host, too long, with a user name, or
+            with characters that would break out of a log line or a document.
     """
     if len(url) > MAX_URL_CHARS:
         raise ReplyError(Outcome.CREATIVE_REJECTED, f"creative address has {len(url)} characters, {MAX_URL_CHARS} fit")
@@ -165,12 +155,6 @@ def domain_of(name: str) -> str | None:
     """An advertiser's domain in lower case, or `None` if `name` is not one."""
     domain = name.strip().rstrip(".").lower()
     return domain if domain.isprintable() and _DOMAIN.match(domain) else None
-
-
-def is_below(domain: str, blocked: Sequence[str] | frozenset[str]) -> bool:
-    """Whether a domain in lower case, or one that it is a subdomain of, is in `blocked`."""
-    labels = domain.split(".")
-    return any(".".join(labels[i:]) in blocked for i in range(len(labels)))
 
 
 def _check_shape(body: bytes) -> None:

@@ -14,7 +14,8 @@ from aggregators.contract import ReplyError
 from aggregators.money import micros_of
 from aggregators.openrtb.messages import BidMessage, DurationFloor
 from aggregators.openrtb.options import OpenRtbOptions
-from aggregators.replies import domain_of, is_below
+from aggregators.replies import domain_of
+from datastreamx.hosts import in_domains
 from datastreamx.model.auction import Outcome
 
 _ANY_PLACE = 0
@@ -95,7 +96,7 @@ class Objections:
             # The auction knows the first domain and what is blocked everywhere.
             blocked = self._advertisers if position == 0 else frozenset(asked.badv)
             domain = domain_of(name)
-            if domain is not None and is_below(domain, blocked):
+            if domain is not None and in_domains(domain, blocked):
                 raise ReplyError(Outcome.ADVERTISER_BLOCKED, f"advertiser {domain[:80]} is blocked")
 
     def _category(self, bid: BidMessage) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from datastreamx.errors import StateMismatchError
+from datastreamx.snapshots import decode_versioned
 
 VERSION = 1
 
@@ -31,7 +31,8 @@ class FirstWins:
         self._seen: dict[str, int] = {}
         self._latest_ms = 0
         if snapshot is not None:
-            self._seen, self._latest_ms = _decode(snapshot)
+            decoded = decode_versioned(snapshot, _DECODER, VERSION, "seen auctions")
+            self._seen, self._latest_ms = decoded.seen, decoded.latest_ms
 
     def is_first(self, auction_id: str, decided_ms: int) -> bool:
         """Whether this is the first record of the auction, or of whatever else the id stands for."""
@@ -53,13 +54,3 @@ class FirstWins:
     def _prune(self) -> None:
         oldest_ms = self._latest_ms - MEMORY_MS
         self._seen = {auction: decided for auction, decided in self._seen.items() if decided >= oldest_ms}
-
-
-def _decode(snapshot: bytes) -> tuple[dict[str, int], int]:
-    try:
-        decoded = _DECODER.decode(snapshot)
-    except msgspec.DecodeError as error:
-        raise StateMismatchError(f"seen auctions of {len(snapshot)} bytes cannot be read: {error}") from None
-    if decoded.version != VERSION:
-        raise StateMismatchError(f"seen auctions have version {decoded.version}, this program reads {VERSION}")
-    return decoded.seen, decoded.latest_ms

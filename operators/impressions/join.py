@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from datastreamx.errors import StateMismatchError
+from datastreamx.snapshots import decode_versioned
 from datastreamx.tables import Row
 
 VERSION = 2
@@ -65,12 +65,7 @@ class _Snapshot(msgspec.Struct, array_like=True):
     displays: dict[str, Display]
 
 
-class _VersionOnly(msgspec.Struct, array_like=True):
-    version: int
-
-
 _DECODER = msgspec.msgpack.Decoder(_Snapshot)
-_VERSION_DECODER = msgspec.msgpack.Decoder(_VersionOnly)
 
 
 class ImpressionJoin:
@@ -88,7 +83,7 @@ class ImpressionJoin:
         self._displays: dict[str, Display] = {}
         self._now_ms = 0
         if snapshot is not None:
-            decoded = _decode(snapshot)
+            decoded = decode_versioned(snapshot, _DECODER, VERSION, "waiting impressions")
             self._now_ms, self._pushes, self._displays = decoded.now_ms, decoded.pushes, decoded.displays
 
     def on_push(self, push_id: str, push: Push) -> list[Impression]:
@@ -149,17 +144,4 @@ def impression_row(impression: Impression) -> Row:
         display.key_group,
         display.source_offset,
         display.ordinal,
-    )
-
-
-def _decode(snapshot: bytes) -> _Snapshot:
-    try:
-        version = _VERSION_DECODER.decode(snapshot).version
-        if version == VERSION:
-            return _DECODER.decode(snapshot)
-    except msgspec.DecodeError as error:
-        raise StateMismatchError(f"waiting impressions of {len(snapshot)} bytes cannot be read: {error}") from None
-    raise StateMismatchError(
-        f"waiting impressions have version {version}, this program reads {VERSION}: start the release that wrote it, "
-        "or an empty recovery store"
     )

@@ -32,7 +32,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from datastreamx.errors import CrashError, StateMismatchError
+from datastreamx.errors import CrashError
+from datastreamx.snapshots import decode_versioned
 from operators.notices.notice import Notice
 from operators.notices.recent import RecentKeys
 
@@ -127,12 +128,7 @@ class _Snapshot(msgspec.Struct, frozen=True, array_like=True):
     recent: dict[int, bytes]
 
 
-class _VersionOnly(msgspec.Struct, frozen=True, array_like=True):
-    version: int
-
-
 _DECODER = msgspec.msgpack.Decoder(_Snapshot)
-_VERSION_DECODER = msgspec.msgpack.Decoder(_VersionOnly)
 
 
 class Outbox:
@@ -155,7 +151,7 @@ class Outbox:
         self._failures: Counter[str] = Counter()
         self._closed = False
         if snapshot is not None:
-            self._restore(_decode(snapshot))
+            self._restore(decode_versioned(snapshot, _DECODER, VERSION, "pending notices"))
 
     def __len__(self) -> int:
         """Notices pending."""
@@ -295,16 +291,3 @@ def _ended(one: _Pending) -> Ended:
         return Ended(one.notice, one.verdict.result, one.attempts, one.verdict.detail)
     detail = "the process ended after it may have sent the notice, and before it knew the answer"
     return Ended(one.notice, Result.UNCONFIRMED, one.attempts + 1, detail)
-
-
-def _decode(snapshot: bytes) -> _Snapshot:
-    try:
-        version = _VERSION_DECODER.decode(snapshot).version
-        if version == VERSION:
-            return _DECODER.decode(snapshot)
-    except msgspec.DecodeError as error:
-        raise StateMismatchError(f"pending notices of {len(snapshot)} bytes cannot be read: {error}") from None
-    raise StateMismatchError(
-        f"pending notices have version {version}, this program reads {VERSION}: start the release that wrote it, "
-        "or an empty recovery store"
-    )

@@ -6,7 +6,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datastreamx.errors import StateMismatchError
+from datastreamx.snapshots import decode_versioned
 from datastreamx.wire.facts import FactBatch
 
 VERSION = 1
@@ -29,7 +29,7 @@ class HighWaterMarks:
     def __init__(self, snapshot: bytes | None = None) -> None:
         self._marks: dict[str, Position] = {}
         if snapshot is not None:
-            self._marks = _decode(snapshot)
+            self._marks = decode_versioned(snapshot, _DECODER, VERSION, "high-water marks").marks
 
     def fresh(self, facts: FactBatch) -> FactBatch | None:
         """The rows behind the mark, which moves to the last of them; `None` if all are repeats."""
@@ -56,13 +56,3 @@ class HighWaterMarks:
 
 def _position(rows: pa.RecordBatch, index: int) -> Position:
     return rows.column("source_offset")[index].as_py(), rows.column("ordinal")[index].as_py()
-
-
-def _decode(snapshot: bytes) -> dict[str, Position]:
-    try:
-        decoded = _DECODER.decode(snapshot)
-    except msgspec.DecodeError as error:
-        raise StateMismatchError(f"high-water marks of {len(snapshot)} bytes cannot be read: {error}") from None
-    if decoded.version != VERSION:
-        raise StateMismatchError(f"high-water marks have version {decoded.version}, this program reads {VERSION}")
-    return decoded.marks

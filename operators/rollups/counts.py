@@ -6,8 +6,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datastreamx.errors import StateMismatchError
 from datastreamx.model.auction import Decision, Outcome
+from datastreamx.snapshots import decode_versioned
 from datastreamx.tables import BOX_EVENTS, Row
 from datastreamx.wire.facts import FactBatch
 from operators.impressions.join import Impression
@@ -64,7 +64,7 @@ class Rollup:
     def __init__(self, snapshot: bytes | None = None) -> None:
         self._counts: dict[Key, Counts] = {}
         if snapshot is not None:
-            self._counts = _decode(snapshot)
+            self._counts = dict(decode_versioned(snapshot, _DECODER, VERSION, "rollup counts").counts)
 
     @property
     def is_empty(self) -> bool:
@@ -136,13 +136,3 @@ class Rollup:
         if counts is None:
             counts = self._counts[key] = Counts()
         return counts
-
-
-def _decode(snapshot: bytes) -> dict[Key, Counts]:
-    try:
-        decoded = _DECODER.decode(snapshot)
-    except msgspec.DecodeError as error:
-        raise StateMismatchError(f"rollup counts of {len(snapshot)} bytes cannot be read: {error}") from None
-    if decoded.version != VERSION:
-        raise StateMismatchError(f"rollup counts have version {decoded.version}, this program reads {VERSION}")
-    return dict(decoded.counts)
