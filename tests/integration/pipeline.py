@@ -95,6 +95,11 @@ timeout_ms = 300
 push_reserve_ms = 300
 floor_micros = 500000
 
+# On the most popular channel nobody bids enough: there are always decisions with and without a winner.
+[[auction.floors]]
+channels = ["ch01"]
+floor_micros = 900000000
+
 [bigquery]
 project = "test"
 dataset = "{dataset}"
