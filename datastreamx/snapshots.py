@@ -1,7 +1,11 @@
-"""Reading back versioned snapshots: MessagePack by position, the version first."""
+"""Snapshots as they lie in a recovery store: sealed by a checksum, and MessagePack by position, the version first.
+
+SQLite has no checksums of its own: a bit that flips in a value would be state, not an error.
+"""
 
 from __future__ import annotations
 
+import zlib
 from typing import TypeVar
 
 import msgspec
@@ -9,6 +13,33 @@ import msgspec
 from datastreamx.errors import StateMismatchError
 
 S = TypeVar("S")
+
+
+_SEAL_BYTES = 4
+
+
+def seal(payload: bytes) -> bytes:
+    """`payload` behind its CRC-32 (4 bytes, big-endian). Every snapshot of ours goes into the store like this."""
+    return zlib.crc32(payload).to_bytes(_SEAL_BYTES, "big") + payload
+
+
+def unseal(snapshot: bytes, what: str) -> bytes:
+    """Invert `seal`.
+
+    Args:
+        snapshot: As the recovery store gave it.
+        what: What it holds, for the message.
+
+    Raises:
+        StateMismatchError: The checksum is wrong: the store is damaged, or another program wrote it.
+    """
+    payload = snapshot[_SEAL_BYTES:]
+    if len(snapshot) < _SEAL_BYTES or zlib.crc32(payload) != int.from_bytes(snapshot[:_SEAL_BYTES], "big"):
+        raise StateMismatchError(
+            f"the snapshot of {what} ({len(snapshot)} bytes) has a wrong checksum: the recovery store is damaged. "
+            "Put a backup back (`datastreamx restore`) or rebuild it (`datastreamx replay`)"
+        )
+    return payload
 
 
 class _VersionOnly(msgspec.Struct, array_like=True):

@@ -2,19 +2,16 @@
 
 Run it with `datastreamx run ads`, or as any Bytewax flow, with the configuration named by DATASTREAMX_CONFIG:
 
-    python -m bytewax.run flows.ads:flow -r datastreamx-data/recovery/ads -s 1 -b 0
+    python -m bytewax.run flows.ads:flow -r datastreamx-data/recovery/ads-0 -s 1 -b 0
 """
 
 from __future__ import annotations
-
-import threading
-from contextlib import ExitStack
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
 from datastreamx.config import Config
-from flows.ports import config_from_environment
+from flows.ports import Process, config_from_environment
 from flows.ports.ads import AdsPorts, live_ads_ports
 from operators.bidding import bidding
 from operators.decode import decode
@@ -39,4 +36,4 @@ def build(config: Config, ports: AdsPorts) -> Dataflow:
 def flow() -> Dataflow:
     """The flow on its live ports, for `bytewax.run`, which ends with the process and closes nothing."""
     config = config_from_environment()
-    return build(config, live_ads_ports(config, threading.Event(), ExitStack()))
+    return build(config, live_ads_ports(Process(config)))

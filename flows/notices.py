@@ -4,19 +4,16 @@ A flow of its own, so that neither the auctions nor an outage of BigQuery and a 
 other. Run it with `datastreamx run notices`, or as any Bytewax flow, with the configuration named by
 DATASTREAMX_CONFIG:
 
-    python -m bytewax.run flows.notices:flow -r datastreamx-data/recovery/notices -s 1 -b 0
+    python -m bytewax.run flows.notices:flow -r datastreamx-data/recovery/notices-0 -s 1 -b 0
 """
 
 from __future__ import annotations
-
-import threading
-from contextlib import ExitStack
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
 from datastreamx.config import Config
-from flows.ports import config_from_environment
+from flows.ports import Process, config_from_environment
 from flows.ports.notices import NoticesPorts, live_notices_ports
 from operators.decisions import read_decisions
 from operators.impressions import join_impressions
@@ -43,4 +40,4 @@ def build(config: Config, ports: NoticesPorts) -> Dataflow:
 def flow() -> Dataflow:
     """The flow on its live ports, for `bytewax.run`, which ends with the process and closes nothing."""
     config = config_from_environment()
-    return build(config, live_notices_ports(config, threading.Event(), ExitStack()))
+    return build(config, live_notices_ports(Process(config)))

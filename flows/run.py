@@ -27,48 +27,57 @@ from datastreamx.errors import CrashError, DatastreamXError, StateMismatchError
 from datastreamx.interpreter import spare_garbage_collection
 from datastreamx.log import get_logger
 from datastreamx.metrics import serve_metrics
+from datastreamx.place import Place
+from datastreamx.pulse import Pulse
+from flows.ports import Process
 
 FlowName = Literal["ads", "warehouse", "notices"]
 
 _log = get_logger("run")
 
 
-def _ads(config: Config, stop: threading.Event, resources: ExitStack) -> Dataflow:
+def _ads(process: Process) -> Dataflow:
     from flows.ads import build  # noqa: PLC0415 - each flow loads only what it needs, and is back the sooner
     from flows.ports.ads import live_ads_ports  # noqa: PLC0415
 
-    return build(config, live_ads_ports(config, stop, resources))
+    return build(process.config, live_ads_ports(process))
 
 
-def _warehouse(config: Config, stop: threading.Event, _: ExitStack) -> Dataflow:
+def _warehouse(process: Process) -> Dataflow:
     from flows.ports.warehouse import live_warehouse_ports  # noqa: PLC0415 - see above
     from flows.warehouse import build  # noqa: PLC0415
     from sinks.bigquery.client import rest_client  # noqa: PLC0415
     from sinks.bigquery.schema import check_tables  # noqa: PLC0415
 
-    check_tables(rest_client(config.bigquery), config.bigquery)
-    return build(config, live_warehouse_ports(config, stop))
+    check_tables(rest_client(process.config.bigquery), process.config.bigquery)
+    return build(process.config, live_warehouse_ports(process))
 
 
-def _notices(config: Config, stop: threading.Event, resources: ExitStack) -> Dataflow:
+def _notices(process: Process) -> Dataflow:
     from flows.notices import build  # noqa: PLC0415 - see above
     from flows.ports.notices import live_notices_ports  # noqa: PLC0415
 
-    return build(config, live_notices_ports(config, stop, resources))
+    return build(process.config, live_notices_ports(process))
 
 
-_OPEN: dict[FlowName, Callable[[Config, threading.Event, ExitStack], Dataflow]] = {
+_OPEN: dict[FlowName, Callable[[Process], Dataflow]] = {
     "ads": _ads,
     "warehouse": _warehouse,
     "notices": _notices,
 }
-"""How to check and build each flow; what has to be closed after it goes onto the stack."""
+"""How to check and build each flow."""
 
 
-def run_flow(name: FlowName, config: Config) -> None:
+def run_flow(name: FlowName, config: Config, place: Place, pulse: Pulse) -> None:
     """Run until SIGTERM or SIGINT, which end the flow with a last snapshot: the next start repeats nothing.
 
     Call it in the main thread.
+
+    Args:
+        name: Which flow.
+        config: Whole configuration.
+        place: Share of the work that this process has.
+        pulse: Tells the supervisor, if there is one, how far it is.
 
     Raises:
         DatastreamXError: What stopped the flow, without Bytewax's wrapping.
@@ -77,17 +86,26 @@ def run_flow(name: FlowName, config: Config) -> None:
     stop = threading.Event()
     # First of all: the kernel drops a SIGTERM to a container's first process that has no handler for it yet.
     _stop_on_signals(stop)
-    recovery = open_store(Path(config.recovery.directory) / name, config.recovery.stores)
+    recovery = open_store(Path(config.recovery.directory) / place.store_name(name), config.recovery.stores)
     with ExitStack() as resources:
-        flow = _OPEN[name](config, stop, resources)
+        flow = _OPEN[name](Process(config, place, pulse, stop, resources))
         if config.metrics.port is not None:
             server, _ = serve_metrics(config.metrics.host, config.metrics.port)
             resources.callback(server.shutdown)
-            _log.info("metrics", address=f"http://{config.metrics.host}:{server.server_port}/metrics")
+            address = f"http://{config.metrics.host}:{server.server_port}/metrics"
+            pulse.serves_metrics(address)
+            _log.info("metrics", address=address)
         spare_garbage_collection()
         _log.info("flow.starting", flow=name, store=str(recovery.db_dir))
+        pulse.enter("restoring", "loading state")
+        cluster = {"process_id": place.ordinal, "addresses": [*place.addresses]} if place.mode == "cluster" else {}
         try:
-            cli_main(flow, epoch_interval=timedelta(milliseconds=config.recovery.epoch_ms), recovery_config=recovery)
+            cli_main(
+                flow,
+                epoch_interval=timedelta(milliseconds=config.recovery.epoch_ms),
+                recovery_config=recovery,
+                **cluster,
+            )
         except _ENDS:
             raise
         except BaseException as error:

@@ -2,18 +2,16 @@
 
 Run it with `datastreamx run warehouse`, or as any Bytewax flow, with the configuration named by DATASTREAMX_CONFIG:
 
-    python -m bytewax.run flows.warehouse:flow -r datastreamx-data/recovery/warehouse -s 1 -b 0
+    python -m bytewax.run flows.warehouse:flow -r datastreamx-data/recovery/warehouse-0 -s 1 -b 0
 """
 
 from __future__ import annotations
-
-import threading
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
 from datastreamx.config import Config
-from flows.ports import config_from_environment
+from flows.ports import Process, config_from_environment
 from flows.ports.warehouse import WarehousePorts, live_warehouse_ports
 from operators.decisions import read_decisions
 from operators.impressions import join_impressions
@@ -43,4 +41,4 @@ def build(config: Config, ports: WarehousePorts) -> Dataflow:
 def flow() -> Dataflow:
     """The flow on its live ports, for `bytewax.run`."""
     config = config_from_environment()
-    return build(config, live_warehouse_ports(config, threading.Event()))
+    return build(config, live_warehouse_ports(Process(config)))

@@ -101,6 +101,10 @@ def run(
     flow: Annotated[Literal["ads", "warehouse", "notices"], typer.Argument(help="Which flow.")],
     config: ConfigOption = DEFAULT_CONFIG,
     *,
+    ordinal: Annotated[
+        int | None,
+        typer.Option(min=0, help="Number of this cell, or process of the cluster; else $DATASTREAMX_ORDINAL, else 0."),
+    ] = None,
     json_logs: Annotated[bool, typer.Option("--json", help="Write logs as JSON lines.")] = False,
 ) -> None:
     """Run a flow until SIGTERM or Ctrl-C, which end it with a last snapshot.
@@ -109,10 +113,13 @@ def run(
     """
     from datastreamx.config import load_config  # noqa: PLC0415 - see the module docstring
     from datastreamx.log import configure_logging  # noqa: PLC0415
+    from datastreamx.place import place_of  # noqa: PLC0415
+    from datastreamx.pulse import Pulse  # noqa: PLC0415
     from flows.run import run_flow  # noqa: PLC0415
 
     configure_logging(json=json_logs)
-    run_flow(flow, load_config(config))
+    loaded = load_config(config)
+    run_flow(flow, loaded, place_of(loaded, ordinal), Pulse.from_environment())
 
 
 app.command(rich_help_panel="Try")(simulate)

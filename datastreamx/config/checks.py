@@ -36,6 +36,7 @@ def cross_checks(config: Config) -> list[str]:
         *_push(config),
         *_kafka(config),
         *_privacy(config),
+        *_scaling(config),
     ]
 
 
@@ -155,3 +156,20 @@ def _privacy(config: Config) -> list[str]:
             "make one with: python3 -c 'import secrets; print(secrets.token_hex(16))'"
         ]
     return []
+
+
+def _scaling(config: Config) -> list[str]:
+    scaling = config.scaling
+    if scaling.mode == "cluster":
+        if len(set(scaling.addresses)) < len(scaling.addresses) or not scaling.addresses:
+            return ["scaling.addresses has to name each process of the cluster, as host:port, once"]
+        return []
+    problems = []
+    if scaling.addresses:
+        problems.append('scaling.addresses is for mode = "cluster"; cells do not talk to each other')
+    if scaling.cells > config.events.partitions:
+        problems.append(
+            f"scaling.cells ({scaling.cells}) must not exceed events.partitions ({config.events.partitions}): the "
+            "others would have nothing to read"
+        )
+    return problems

@@ -295,6 +295,21 @@ class RecoveryConfig(_Section, frozen=True, kw_only=True):
     stores: Annotated[int, Meta(ge=1, le=128)] = 1
 
 
+class ScalingConfig(_Section, frozen=True, kw_only=True):
+    """How a flow is spread over processes; the same for all flows. Change it with `datastreamx rescale`.
+
+    Attributes:
+        mode: `cells`: each process owns partitions, a recovery store and nothing else. `cluster`: one Bytewax cluster.
+        cells: Number of cells; cell N owns the partitions p with p % cells == N.
+        addresses: `cluster`: `host:port` of every process, in the order of their ordinals. The port exchanges pickled
+            items without authentication: only on a network of your own.
+    """
+
+    mode: Literal["cells", "cluster"] = "cells"
+    cells: Annotated[int, Meta(ge=1, le=1000)] = 1
+    addresses: tuple[Annotated[str, Meta(pattern=r"^[^:\s]+:\d{1,5}$")], ...] = ()
+
+
 class PrivacyConfig(_Section, frozen=True, kw_only=True):
     """What leaves the house.
 
@@ -321,7 +336,7 @@ class PushConfig(_Section, frozen=True, kw_only=True):
 
 
 class MetricsConfig(_Section, frozen=True, kw_only=True):
-    """Prometheus endpoint. `port` 0 takes a free one, unset means none."""
+    """`/metrics`, `/livez` and `/readyz` of each flow. `port` 0 takes a free one, unset means none."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535)] | None = None
@@ -343,4 +358,5 @@ class Config(_Section, frozen=True, kw_only=True):
     push: PushConfig = PushConfig()
     warehouse: WarehouseConfig = WarehouseConfig()
     recovery: RecoveryConfig = RecoveryConfig()
+    scaling: ScalingConfig = ScalingConfig()
     metrics: MetricsConfig = MetricsConfig()

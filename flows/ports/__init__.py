@@ -6,12 +6,36 @@ One module per flow, so that the ads flow does not load BigQuery's client and is
 from __future__ import annotations
 
 import os
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from datastreamx.config import Config, load_config
 from datastreamx.errors import ConfigError
+from datastreamx.place import Place
+from datastreamx.pulse import Pulse
 
 CONFIG_VARIABLE = "DATASTREAMX_CONFIG"
+
+
+@dataclass(frozen=True)
+class Process:
+    """The process that a flow runs in.
+
+    Attributes:
+        config: Whole configuration.
+        place: Its share of the work.
+        pulse: Beats wherever the flow may spend long.
+        stop: Ends the flow with a last snapshot when set.
+        resources: What has to be closed after the flow goes onto this stack.
+    """
+
+    config: Config
+    place: Place = field(default_factory=Place)
+    pulse: Pulse = field(default_factory=Pulse)
+    stop: threading.Event = field(default_factory=threading.Event)
+    resources: ExitStack = field(default_factory=ExitStack)
 
 
 def config_from_environment() -> Config:

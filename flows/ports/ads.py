@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from datastreamx.model.auction import Decision
 from datastreamx.model.chunk import Chunk, DeadLetter
 from datastreamx.wire.facts import FactBatch
 from datastreamx.wire.signing import SigningKey
+from flows.ports import Process
 from operators.async_map import Executor
 from operators.bidding.auction import Rules
 from operators.bidding.bidder import Bidder
@@ -31,6 +31,7 @@ from operators.bidding.step import BiddingPorts
 from sinks.ad_push.sink import AdPushSink
 from sinks.dead_letter.sink import DeadLetterSink
 from sinks.facts.sink import FactsSink
+from sinks.kafka.outside import Outside
 from sources.kafka.decision_log import DecisionLog
 from sources.kafka.events import EventSource
 
@@ -46,27 +47,31 @@ class AdsPorts:
     dead_letters: Sink[tuple[str, DeadLetter]]
 
 
-def live_ads_ports(config: Config, stop: threading.Event, resources: ExitStack) -> AdsPorts:
+def live_ads_ports(process: Process) -> AdsPorts:
     """Kafka and the configured aggregators.
-
-    Args:
-        config: Whole configuration.
-        stop: Ends the flow with a last snapshot.
-        resources: What has to be closed after the flow goes onto this stack.
 
     Raises:
         MissingTopicError: A topic to write to does not exist.
         RetryableError: No broker answers.
     """
-    log = DecisionLog(config)
-    resources.callback(log.close)
-    acked = AckedOffsets()
-    ad_push, facts, dead_letters = AdPushSink(config, acked), FactsSink(config), DeadLetterSink(config)
+    config, pulse = process.config, process.pulse
+    log = DecisionLog(config, on_wait=pulse.beat)
+    process.resources.callback(log.close)
+    acked, outside = AckedOffsets(), Outside(on_wait=pulse.beat)
+    ad_push = AdPushSink(config, acked, outside)
+    facts, dead_letters = FactsSink(config, outside), DeadLetterSink(config, outside)
     for sink in (ad_push, facts, dead_letters):
         sink.connect()
-    bidding = live_bidding_ports(config, log, acked, resources, SystemClock())
+    bidding = live_bidding_ports(config, log, acked, process.resources, SystemClock())
+    pulse.watch(lambda: bidding.executor.is_alive)
     return AdsPorts(
-        events=EventSource(config, stop=stop, drained=lambda: bidding.executor.is_idle),
+        events=EventSource(
+            config,
+            place=process.place,
+            pulse=pulse,
+            stop=process.stop,
+            drained=lambda: bidding.executor.is_idle,
+        ),
         bidding=bidding,
         ad_push=ad_push,
         facts=facts,

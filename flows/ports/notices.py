@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import msgspec
@@ -11,14 +9,15 @@ from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
 from datastreamx.clock import SystemClock
-from datastreamx.config import Config
 from datastreamx.model.chunk import DeadLetter
 from datastreamx.model.log import LogBatch, Tick
+from flows.ports import Process
 from operators.async_map.executor import Executor
 from operators.notices.outbox import ARMED_MAX, Reply
 from operators.notices.sender import HttpSender
 from operators.notices.step import NoticePorts
 from sinks.dead_letter.sink import DeadLetterSink
+from sinks.kafka.outside import Outside
 from sources.kafka.start import StartPosition
 from sources.kafka.warehouse import WarehouseSource
 
@@ -37,31 +36,27 @@ class NoticesPorts:
     dead_letters: Sink[tuple[str, DeadLetter]]
 
 
-def live_notices_ports(config: Config, stop: threading.Event, resources: ExitStack) -> NoticesPorts:
+def live_notices_ports(process: Process) -> NoticesPorts:
     """Kafka and the hosts of the configured aggregators.
 
     Without state the source begins at the end of the log. What stands there may have been told by a process whose
     recovery store is lost, and nothing is told twice.
 
-    Args:
-        config: Whole configuration.
-        stop: Ends the flow with a last snapshot.
-        resources: What has to be closed after the flow goes onto this stack.
-
     Raises:
         MissingTopicError: A topic to write to does not exist.
         RetryableError: No broker answers.
     """
-    clock = SystemClock()
+    config, pulse, clock = process.config, process.pulse, SystemClock()
     # The outboxes bound what is under way. The executor must not: an aggregator that does not answer would take all
     # its turns, which the sender shares out.
     most = ARMED_MAX * config.events.partitions * len(config.aggregators)
     executor: Executor[Reply] = Executor(capacity=most, concurrency=most, clock=clock, name="notices")
-    resources.callback(executor.close)
+    process.resources.callback(executor.close)
+    pulse.watch(lambda: executor.is_alive)
     sender = HttpSender(config.aggregators, config.notices)
     executor.on_close(sender.close)
     sending = NoticePorts(executor, sender, clock)
-    dead_letters = DeadLetterSink(config)
+    dead_letters = DeadLetterSink(config, Outside(on_wait=pulse.beat))
     dead_letters.connect()
     small = msgspec.structs.replace(config.events, chunk_records=min(POLL_RECORDS, config.events.chunk_records))
     source = WarehouseSource(
@@ -69,6 +64,8 @@ def live_notices_ports(config: Config, stop: threading.Event, resources: ExitSta
         group=GROUP,
         start=StartPosition("end"),
         may_read=sending.gate.is_open,
-        stop=stop,
+        place=process.place,
+        pulse=pulse,
+        stop=process.stop,
     )
     return NoticesPorts(log=source, sending=sending, dead_letters=dead_letters)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 import pyarrow as pa
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
-from datastreamx.config import Config
 from datastreamx.model.log import LogBatch, Tick
 from datastreamx.tables import TABLES
+from flows.ports import Process
 from sinks.bigquery.sink import BigQuerySink
 from sinks.dead_letter.writer import DeadLetterWriter
+from sinks.kafka.outside import Outside
 from sources.kafka.warehouse import WarehouseSource
 
 
@@ -25,14 +25,15 @@ class WarehousePorts:
     bigquery: Sink[tuple[str, pa.RecordBatch | Tick]]
 
 
-def live_warehouse_ports(config: Config, stop: threading.Event) -> WarehousePorts:
-    """Kafka and BigQuery; `stop` ends the flow with a last snapshot."""
+def live_warehouse_ports(process: Process) -> WarehousePorts:
+    """Kafka and BigQuery."""
+    config, pulse = process.config, process.pulse
 
     def dead_letters() -> DeadLetterWriter:
-        return DeadLetterWriter(config, "warehouse.dead_letters")
+        return DeadLetterWriter(config, "warehouse.dead_letters", Outside(on_wait=pulse.beat))
 
     tables = tuple(TABLES.values())
     return WarehousePorts(
-        log=WarehouseSource(config, stop=stop),
-        bigquery=BigQuerySink(config.bigquery, tables, dead_letters, topics=config.topics),
+        log=WarehouseSource(config, place=process.place, pulse=pulse, stop=process.stop),
+        bigquery=BigQuerySink(config.bigquery, tables, dead_letters, topics=config.topics, on_wait=pulse.beat),
     )

@@ -33,6 +33,9 @@ _SWITCH_INTERVAL_S = 0.000_5
 _STARTS_IN_A_ROW = 8
 # How long cancelled jobs and closers may take to end; whoever closes a process has a grace period, too.
 _CLOSE_TIMEOUT_S = 3.0
+# The loop shows itself that often; silent for longer than `_SILENT_S` it hangs, in whatever a job does to it.
+_SIGN_INTERVAL_S = 1.0
+_SILENT_S = 10.0
 # When thousands of jobs fail per second, more lines tell nothing more.
 _LOG_INTERVAL_S = 1.0
 
@@ -128,6 +131,7 @@ class Executor(Generic[W]):
         self._is_giving = False
         self._waiting: deque[_Run[W]] = deque()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._seen_s = 0.0
         self._next_log_s = 0.0
         self._failures_unlogged = 0
 
@@ -135,6 +139,11 @@ class Executor(Generic[W]):
     def is_idle(self) -> bool:
         """Whether no place is taken: all outputs have left."""
         return self._places_taken == 0
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the loop, if there is one, has turned lately."""
+        return self._loop is None or time.monotonic() - self._seen_s < _SILENT_S
 
     def reserve(self, count: int = 1, *, beyond_capacity: bool = False) -> int:
         """Take up to `count` places and say how many were free.
@@ -243,10 +252,16 @@ class Executor(Generic[W]):
                 # An eighth less CPU per HTTP call than asyncio's own.
                 loop = uvloop.new_event_loop()
                 loop.set_exception_handler(self._report)
+                self._seen_s = time.monotonic()
+                loop.call_soon(self._show_itself, loop)
                 self._thread = threading.Thread(target=loop.run_forever, name=self._name, daemon=True)
                 self._thread.start()
                 self._loop = loop
             return self._loop
+
+    def _show_itself(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._seen_s = time.monotonic()
+        loop.call_later(_SIGN_INTERVAL_S, self._show_itself, loop)
 
     def _accept(self) -> None:
         self._woken = False

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from datastreamx.config import Config
 from datastreamx.model.chunk import Chunk
 from datastreamx.model.keygroup import KeyGroup
+from datastreamx.place import Place
+from datastreamx.pulse import Pulse
 from sources.kafka.chunks import chunks_of
 from sources.kafka.positions import Layout, decode_positions, encode_positions
 from sources.kafka.reader import PartitionReader
@@ -23,8 +25,8 @@ class EventSource(FixedPartitionedSource[tuple[str, Chunk], bytes]):
     """Emits `(KeyGroup.key, Chunk)`, one per key group and poll, each key group in log order.
 
     Args:
-        partitions: Kafka partitions that this process owns (decision D8); `None`: all.
-        readers: Consumers to share them among, at most one per worker; each is one Bytewax partition.
+        place: Which partitions are read here, by how many consumers; each of these is one Bytewax partition.
+        pulse: Told of every call, every proven snapshot and the lag.
         stop: When set, the source reads no more and ends, and the flow with a final snapshot.
         drained: Asked then: the source ends when it says so. At the end of input Bytewax lets one key after the other
             finish what it has under way; what is done under another key cannot leave meanwhile, and is late.
@@ -37,8 +39,8 @@ class EventSource(FixedPartitionedSource[tuple[str, Chunk], bytes]):
         self,
         config: Config,
         *,
-        partitions: Sequence[int] | None = None,
-        readers: int = 1,
+        place: Place | None = None,
+        pulse: Pulse | None = None,
         stop: threading.Event | None = None,
         drained: Callable[[], bool] = lambda: True,
         stop_at_end: bool = False,
@@ -46,7 +48,8 @@ class EventSource(FixedPartitionedSource[tuple[str, Chunk], bytes]):
         make_reader: MakeReader | None = None,
     ) -> None:
         events = config.events
-        owned = range(events.partitions) if partitions is None else partitions
+        place = place or Place()
+        self._pulse = pulse or Pulse()
         self._layouts = {
             f"reader-{reader:02d}": Layout(
                 topics=(config.topics.events,),
@@ -54,7 +57,7 @@ class EventSource(FixedPartitionedSource[tuple[str, Chunk], bytes]):
                 partition_count=events.partitions,
                 groups_per_partition=events.groups_per_partition,
             )
-            for reader, share in enumerate(split_among(owned, readers))
+            for reader, share in enumerate(split_among(place.partitions(events.partitions), place.readers))
             if share
         }
         self._chunk_records = events.chunk_records
@@ -64,7 +67,7 @@ class EventSource(FixedPartitionedSource[tuple[str, Chunk], bytes]):
         self._start = start or StartPosition.parse(events.start)
         self._make_reader = make_reader or (
             lambda layout, client_id: PartitionReader(
-                config.kafka, layout, client_id=client_id, group="datastreamx-ads"
+                config.kafka, layout, client_id=client_id, group="datastreamx-ads", pulse=self._pulse
             )
         )
 
@@ -85,6 +88,7 @@ class EventSource(FixedPartitionedSource[tuple[str, Chunk], bytes]):
         return EventPartition(
             reader,
             layout,
+            pulse=self._pulse,
             chunk_records=self._chunk_records,
             stop=self._stop,
             drained=self._drained,
@@ -100,6 +104,7 @@ class EventPartition(StatefulSourcePartition[tuple[str, Chunk], bytes]):
         reader: PartitionReader,
         layout: Layout,
         *,
+        pulse: Pulse,
         chunk_records: int,
         stop: threading.Event,
         drained: Callable[[], bool],
@@ -107,10 +112,12 @@ class EventPartition(StatefulSourcePartition[tuple[str, Chunk], bytes]):
     ) -> None:
         self._reader = reader
         self._layout = layout
+        self._pulse = pulse
         self._chunk_records = chunk_records
         self._stop = stop
         self._drained = drained
         self._stop_at_end = stop_at_end
+        self._owes_proof = False
         # Building a key's text takes longer than looking it up.
         self._keys = {
             (partition, group): KeyGroup(partition, group).key
@@ -120,6 +127,11 @@ class EventPartition(StatefulSourcePartition[tuple[str, Chunk], bytes]):
 
     def next_batch(self) -> Iterable[tuple[str, Chunk]]:
         """Chunks of what has arrived; never blocks."""
+        self._pulse.ran()
+        if self._owes_proof:
+            # Bytewax lets a source go on only when the epoch before is durable (decision D7).
+            self._owes_proof = False
+            self._pulse.snapshot_is_durable()
         if self._stop.is_set():
             return self._end()
         runs = self._reader.poll(self._chunk_records)
@@ -138,6 +150,7 @@ class EventPartition(StatefulSourcePartition[tuple[str, Chunk], bytes]):
 
     def snapshot(self) -> bytes:
         """Next offset of every partition; also shows them to lag tools."""
+        self._owes_proof = True
         self._reader.commit()
         return encode_positions(self._layout, self._reader.positions)
 

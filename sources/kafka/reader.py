@@ -18,6 +18,7 @@ from datastreamx.metrics import (
     SOURCE_LAG_SECONDS,
     SOURCE_RECORDS,
 )
+from datastreamx.pulse import Pulse
 from sources.kafka.chunks import Run, runs_of
 from sources.kafka.codes import END_OF_PARTITION, MISSING_TOPIC, OUT_OF_RANGE
 from sources.kafka.health import ANY_TOPIC, BrokerHealth
@@ -76,25 +77,29 @@ class PartitionReader:
     Args:
         client_id: How the brokers call this client in logs and quotas.
         group: Consumer group under which `commit` displays the progress; nothing is ever read back from it.
+        pulse: Beats while the reader waits, and learns the lag.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but two by name
         self,
         kafka: KafkaConfig,
         layout: Layout,
         *,
         client_id: str,
         group: str,
+        pulse: Pulse | None = None,
         outside: Outside | None = None,
     ) -> None:
         self._layout = layout
+        self._client_id = client_id
+        self._pulse = pulse or Pulse()
         outside = outside or Outside()
         self._clock = outside.clock
         self._health = BrokerHealth(kafka.bootstrap)
         properties = reading_properties(kafka, client_id, group, self._health)
         self._consumer = outside.make_consumer({**properties, "on_commit": self._on_commit})
         self._queries = BrokerQueries(self._consumer, self._health, outside)
-        self._tail = TailReader(self._consumer, self._queries, self._health, outside)
+        self._tail = TailReader(self._consumer, self._queries, self._health, outside, self._pulse.beat)
         self._partitions: dict[PartitionId, _Partition] = {}
         self._publish_at_s = 0.0
 
@@ -245,6 +250,7 @@ class PartitionReader:
         """Bring the metrics up to date. Once a second: labels cost more than reading a record does."""
         self._publish_at_s = self._clock.monotonic_s() + PUBLISH_INTERVAL_S
         now_ms = self._clock.now_ms()
+        lag_records, lag_s = 0, 0.0
         for (topic, number), state in self._partitions.items():
             label = str(number)
             if state.records:
@@ -257,3 +263,5 @@ class PartitionReader:
             age_s = (now_ms - state.newest_ms) / 1000 if lag and state.newest_ms else 0.0
             SOURCE_LAG_RECORDS.labels(topic, label).set(lag)
             SOURCE_LAG_SECONDS.labels(topic, label).set(max(0.0, age_s))
+            lag_records, lag_s = lag_records + lag, max(lag_s, age_s)
+        self._pulse.lag(self._client_id, lag_records, int(lag_s * 1000))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import cast
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
@@ -11,6 +11,8 @@ from confluent_kafka import Message
 
 from datastreamx.config import Config
 from datastreamx.model.log import LogBatch, Tick
+from datastreamx.place import Place
+from datastreamx.pulse import Pulse
 from sources.kafka.positions import Layout, decode_positions, encode_positions
 from sources.kafka.reader import PartitionReader
 from sources.kafka.start import PartitionId, StartPosition, split_among
@@ -32,8 +34,9 @@ class WarehouseSource(FixedPartitionedSource[LogBatch | Tick, bytes]):
         start: Where to begin when there is no state. The beginning suits the warehouse: what the topics hold belongs
             into the tables.
         may_read: When false, the source pauses; ticks come all the same.
-        partitions: Kafka partitions that this process owns; `None`: all.
-        readers: Consumers to share them among; each is one Bytewax partition and reads both topics.
+        place: Which partitions are read here, by how many consumers; each of these is one Bytewax partition and reads
+            both topics.
+        pulse: Told of every call, every proven snapshot and the lag.
         stop: When set, the source ends at the next call, and the flow with a final snapshot.
         stop_at_end: End once every partition was read to its end, for replays.
         make_reader: Instead of a reader of the configured brokers, for tests.
@@ -46,13 +49,14 @@ class WarehouseSource(FixedPartitionedSource[LogBatch | Tick, bytes]):
         group: str = "datastreamx-warehouse",
         start: StartPosition = _BEGINNING,
         may_read: Callable[[], bool] = lambda: True,
-        partitions: Sequence[int] | None = None,
-        readers: int = 1,
+        place: Place | None = None,
+        pulse: Pulse | None = None,
         stop: threading.Event | None = None,
         stop_at_end: bool = False,
         make_reader: MakeReader | None = None,
     ) -> None:
-        owned = range(config.events.partitions) if partitions is None else partitions
+        place = place or Place()
+        self._pulse = pulse or Pulse()
         self._layouts = {
             f"reader-{reader:02d}": Layout(
                 topics=(config.topics.facts, config.topics.decisions),
@@ -60,14 +64,16 @@ class WarehouseSource(FixedPartitionedSource[LogBatch | Tick, bytes]):
                 partition_count=config.events.partitions,
                 groups_per_partition=config.events.groups_per_partition,
             )
-            for reader, share in enumerate(split_among(owned, readers))
+            for reader, share in enumerate(split_among(place.partitions(config.events.partitions), place.readers))
             if share
         }
         self._records_max = config.events.chunk_records
         self._stop = stop or threading.Event()
         self._stop_at_end = stop_at_end
         self._make_reader = make_reader or (
-            lambda layout, client_id: PartitionReader(config.kafka, layout, client_id=client_id, group=group)
+            lambda layout, client_id: PartitionReader(
+                config.kafka, layout, client_id=client_id, group=group, pulse=self._pulse
+            )
         )
         self._start = start
         self._may_read = may_read
@@ -89,6 +95,7 @@ class WarehouseSource(FixedPartitionedSource[LogBatch | Tick, bytes]):
         return WarehousePartition(
             reader,
             layout,
+            pulse=self._pulse,
             records_max=self._records_max,
             may_read=self._may_read,
             stop=self._stop,
@@ -104,6 +111,7 @@ class WarehousePartition(StatefulSourcePartition[LogBatch | Tick, bytes]):
         reader: PartitionReader,
         layout: Layout,
         *,
+        pulse: Pulse,
         records_max: int,
         may_read: Callable[[], bool],
         stop: threading.Event,
@@ -111,6 +119,7 @@ class WarehousePartition(StatefulSourcePartition[LogBatch | Tick, bytes]):
     ) -> None:
         self._reader = reader
         self._layout = layout
+        self._pulse = pulse
         self._records_max = records_max
         self._may_read = may_read
         self._stop = stop
@@ -120,11 +129,13 @@ class WarehousePartition(StatefulSourcePartition[LogBatch | Tick, bytes]):
 
     def next_batch(self) -> Iterable[LogBatch | Tick]:
         """A tick if a snapshot was taken since the last call, then what has arrived; never blocks."""
+        self._pulse.ran()
         if self._stop.is_set():
             raise StopIteration
         items: list[LogBatch | Tick] = []
         if self._owes_tick:
             self._owes_tick = False
+            self._pulse.snapshot_is_durable()
             items.append(Tick())
         batches = self._poll() if self._may_read() else []
         if not (items or batches) and self._stop_at_end and self._reader.caught_up:

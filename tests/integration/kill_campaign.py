@@ -235,7 +235,7 @@ class Campaign:
 
     def _store_stamp(self) -> int:
         stamps = [0]
-        for path in (self._directory / "recovery" / "ads").iterdir():
+        for path in (self._directory / "recovery" / "ads-0").iterdir():
             with contextlib.suppress(FileNotFoundError):  # journals come and go
                 stamps.append(path.stat().st_mtime_ns)
         return max(stamps)

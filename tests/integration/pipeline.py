@@ -346,7 +346,7 @@ class Pipeline:
     def viewing_states(self) -> dict[str, bytes]:
         """State of every key group in the recovery store of the ads flow; stop it before."""
         found: dict[str, tuple[int, bytes]] = {}
-        for path in sorted((self.directory / "recovery" / "ads").glob("part-*.sqlite3")):
+        for path in sorted((self.directory / "recovery" / "ads-0").glob("part-*.sqlite3")):
             with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as store:
                 snaps = store.execute(
                     "SELECT state_key, snap_epoch, ser_change FROM snaps WHERE step_id = ?", [_VIEWING]

@@ -20,6 +20,7 @@ from datastreamx.model.auction import DecidedAuction
 from datastreamx.model.chunk import Chunk
 from datastreamx.model.keygroup import KeyGroup, group_of
 from datastreamx.model.log import LogBatch, Tick
+from datastreamx.place import Place
 from datastreamx.wire.decisions import encode_decision
 from sources.kafka import DecisionLog, EventSource, WarehouseSource
 from sources.kafka.outside import Outside
@@ -38,6 +39,7 @@ PARTITIONS = 4
 GROUPS = 2
 PATIENCE_S = 30.0
 IMPATIENT = Outside(answer_patience_s=0.5)
+CLUSTER_OF_TWO = Place("cluster", 0, 2, ("127.0.0.1:1", "127.0.0.1:2"))
 
 
 def events(count: int, *, first: int = 0) -> list[Record]:
@@ -130,7 +132,7 @@ def test_a_partition_that_was_empty_at_the_snapshot_is_not_skipped(broker: Broke
 
 def test_two_readers_share_the_partitions(broker: Broker, config: Config) -> None:
     produce(broker, config.topics.events, events(400))
-    source = EventSource(config, readers=2, stop_at_end=True)
+    source = EventSource(config, place=CLUSTER_OF_TWO, stop_at_end=True)
     assert source.list_parts() == ["reader-00", "reader-01"]
     read: dict[str, set[int]] = {}
     for name in source.list_parts():

@@ -184,7 +184,7 @@ def test_stop_in_the_middle_of_the_start_is_clean(broker: Broker, servers: Serve
     with Pipeline(tmp_path, broker, servers) as pipeline:
         pipeline.apply()
         for name in ("ads", "warehouse"):
-            store = tmp_path / "recovery" / name
+            store = tmp_path / "recovery" / f"{name}-0"
             pipeline.flows[name].start()
             pipeline.wait_until(store.exists, f"flow {name} has begun to start")
             assert pipeline.stop(name) == {name: 0}, pipeline.logs()

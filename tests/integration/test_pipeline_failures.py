@@ -165,7 +165,7 @@ def test_other_number_of_partitions_is_refused(stopped: Pipeline) -> None:
 
 def test_damaged_store_is_refused_with_its_place(stopped: Pipeline, tmp_path: Path) -> None:
     shutil.copytree(stopped.directory / "recovery", tmp_path, dirs_exist_ok=True)
-    store = tmp_path / "ads"
+    store = tmp_path / "ads-0"
     for path in store.glob("part-*.sqlite3*"):
         path.write_bytes(b"\0garbage" * 4_096)
     with edited(stopped, str(stopped.directory / "recovery"), str(tmp_path)):

@@ -21,7 +21,7 @@ def probe(config: Config, clock: Clock) -> Status:
         kafka = kafka_answer.result()
     recovery = Path(config.recovery.directory)
     flows = [
-        FlowStatus(name=name, group=group, lags=kafka.lags.get(name, []), store=look_at_store(recovery / name))
+        FlowStatus(name=name, group=group, lags=kafka.lags.get(name, []), store=look_at_store(recovery / f"{name}-0"))
         for name, group in flow_groups(config).items()
     ]
     return Status(at_ms=clock.now_ms(), kafka=kafka, bigquery=bigquery, flows=flows)
