@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := tour
-.PHONY: tour demo test test-kafka check format lock schemas clean
+.PHONY: tour demo test test-kafka chaos check format lock schemas clean
 
 tour: ## Show this tour
 	@echo "DatastreamX: make TARGET, where TARGET is one of"
@@ -21,6 +21,10 @@ test: $(INSTALLED) ## Run all tests that need nothing but Python (under 10 minut
 
 test-kafka: $(INSTALLED) ## Run the integration suite on Apache Kafka (needs Java 17 and Maven)
 	@DATASTREAMX_TEST_BROKER=kafka $(BIN)/python -m pytest -m "kafka or integration" $(ARGS)
+
+chaos: $(INSTALLED) ## Kill real processes under real faults: make chaos KILLS=20 SEED=1 MODE=cells BROKER=tansu
+	@$(BIN)/python -m tests.chaos --kills $(or $(KILLS),20) --seed $(or $(SEED),1) --mode $(or $(MODE),cells) \
+		--broker $(or $(BROKER),tansu) $(if $(CELLS),--cells $(CELLS)) $(if $(JSON),--json) $(ARGS)
 
 check: $(INSTALLED) ## Lint, types, formatting and import contracts
 	@$(BIN)/ruff check .

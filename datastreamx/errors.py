@@ -50,6 +50,14 @@ class StateMismatchError(CrashError):
     """A recovery store does not belong to this configuration (other counts, other version, other flow)."""
 
 
+class DamagedStoreError(StateMismatchError):
+    """A recovery store is not as it was left: bits have flipped, a file is missing or of another time."""
+
+
+class StaleStoreError(StateMismatchError):
+    """A recovery store is older than what its flow has done, of another history, or gone; the broker is the witness."""
+
+
 class ExpiredOffsetError(CrashError):
     """The broker no longer holds the offset at which this flow must go on."""
 
@@ -60,3 +68,7 @@ class MissingTopicError(CrashError):
 
 class UnsafeTableError(CrashError):
     """A BigQuery table exists, but without the partitioning or filter that keeps queries affordable."""
+
+
+HOPELESS = (ConfigError, StateMismatchError, ExpiredOffsetError, MissingTopicError, UnsafeTableError)
+"""Starting again cannot help before somebody has changed something."""

@@ -46,7 +46,7 @@ def client_properties(kafka: KafkaConfig, client_id: str) -> Properties:
 
 
 def consumer_properties(kafka: KafkaConfig, client_id: str, group: str) -> Properties:
-    """Properties of a consumer that is assigned, not subscribed; `group` only serves to display its offsets.
+    """Properties of a consumer that is assigned, not subscribed; `group` keeps what its flow has proven, for witness.
 
     An offset that the broker no longer holds must be an error: the default jumps to the end and loses what is between.
     """

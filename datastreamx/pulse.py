@@ -66,9 +66,13 @@ class Pulse:
 
     @classmethod
     def from_environment(cls) -> Pulse:
-        """To the supervisor that started this process, if one did."""
-        fd = os.environ.get(PIPE_VARIABLE)
-        return cls(int(fd) if fd else None)
+        """To the supervisor that started this process, if one did. What this process starts is not meant by it."""
+        text = os.environ.pop(PIPE_VARIABLE, None)
+        if not text:
+            return cls()
+        fd = int(text)
+        os.set_inheritable(fd, False)
+        return cls(fd)
 
     def watch(self, is_alive: Callable[[], bool]) -> None:
         """From now on `beat` reports nothing while `is_alive` says no: a thread that hangs is a worker that hangs."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from datastreamx.errors import StateMismatchError
+from datastreamx.errors import DamagedStoreError, StateMismatchError
 
 S = TypeVar("S")
 
@@ -31,11 +31,11 @@ def unseal(snapshot: bytes, what: str) -> bytes:
         what: What it holds, for the message.
 
     Raises:
-        StateMismatchError: The checksum is wrong: the store is damaged, or another program wrote it.
+        DamagedStoreError: The checksum is wrong: the store is damaged, or another program wrote it.
     """
     payload = snapshot[_SEAL_BYTES:]
     if len(snapshot) < _SEAL_BYTES or zlib.crc32(payload) != int.from_bytes(snapshot[:_SEAL_BYTES], "big"):
-        raise StateMismatchError(
+        raise DamagedStoreError(
             f"the snapshot of {what} ({len(snapshot)} bytes) has a wrong checksum: the recovery store is damaged. "
             "Put a backup back (`datastreamx restore`) or rebuild it (`datastreamx replay`)"
         )
@@ -46,28 +46,40 @@ class _VersionOnly(msgspec.Struct, array_like=True):
     version: int
 
 
+_ENCODER = msgspec.msgpack.Encoder()
 _VERSION_DECODER = msgspec.msgpack.Decoder(_VersionOnly)
 
 
+def encode_versioned(snapshot: msgspec.Struct) -> bytes:
+    """Sealed bytes of an `array_like` struct whose first field is its version."""
+    return seal(_ENCODER.encode(snapshot))
+
+
 def decode_versioned(snapshot: bytes, decoder: msgspec.msgpack.Decoder[S], version: int, what: str) -> S:
-    """The struct in `snapshot`, whose first field is its version.
+    """Invert `encode_versioned`.
 
     Args:
         snapshot: As the recovery store gave it.
-        decoder: Of the struct, which is `array_like`.
+        decoder: Of the struct.
         version: The one that this program reads.
-        what: What it holds, in the plural, for the message.
+        what: What it holds, for the message.
 
     Raises:
-        StateMismatchError: Another version, or bytes that are no such snapshot.
+        StateMismatchError: Damaged, of another version, or no such snapshot.
     """
+    payload = unseal(snapshot, what)
     try:
-        found = _VERSION_DECODER.decode(snapshot).version
+        found = _VERSION_DECODER.decode(payload).version
         if found == version:
-            return decoder.decode(snapshot)
+            return decoder.decode(payload)
     except msgspec.DecodeError as error:
-        raise StateMismatchError(f"{what} of {len(snapshot)} bytes cannot be read: {error}") from None
+        raise StateMismatchError(f"the snapshot of {what} ({len(snapshot)} bytes) cannot be read: {error}") from None
     raise StateMismatchError(
-        f"{what} have version {found}, this program reads {version}: start the release that wrote it, "
-        "or an empty recovery store"
+        f"the snapshot of {what} has version {found}, this program reads {version}: start the release that wrote it, "
+        "or rebuild the store (`datastreamx replay`)"
     )
+
+
+def check_versioned(snapshot: bytes, version: int, what: str) -> None:
+    """Raise what `decode_versioned` would, as far as seal and version go."""
+    decode_versioned(snapshot, _VERSION_DECODER, version, what)

@@ -7,8 +7,6 @@ second.
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -20,16 +18,19 @@ from typing import Literal
 
 from bytewax._bytewax import cli_main
 from bytewax.dataflow import Dataflow
-from bytewax.recovery import RecoveryConfig, init_db_dir
+from bytewax.recovery import RecoveryConfig
 
+from datastreamx.clock import SystemClock
 from datastreamx.config import Config
-from datastreamx.errors import CrashError, DatastreamXError, StateMismatchError
+from datastreamx.errors import CrashError, DatastreamXError
 from datastreamx.interpreter import spare_garbage_collection
 from datastreamx.log import get_logger
 from datastreamx.metrics import serve_metrics
 from datastreamx.place import Place
 from datastreamx.pulse import Pulse
+from flows.panics import ENDS, causes_of, sqlite_failure
 from flows.ports import Process
+from flows.recovery.opening import opened_store
 
 FlowName = Literal["ads", "warehouse", "notices"]
 
@@ -49,7 +50,9 @@ def _warehouse(process: Process) -> Dataflow:
     from sinks.bigquery.client import rest_client  # noqa: PLC0415
     from sinks.bigquery.schema import check_tables  # noqa: PLC0415
 
-    check_tables(rest_client(process.config.bigquery), process.config.bigquery)
+    process.pulse.enter("starting", "checking the tables")
+    check_tables(rest_client(process.config.bigquery), process.config.bigquery, on_wait=process.pulse.beat)
+    process.pulse.enter("starting", "connecting")
     return build(process.config, live_warehouse_ports(process))
 
 
@@ -68,7 +71,7 @@ _OPEN: dict[FlowName, Callable[[Process], Dataflow]] = {
 """How to check and build each flow."""
 
 
-def run_flow(name: FlowName, config: Config, place: Place, pulse: Pulse) -> None:
+def run_flow(name: FlowName, config: Config, place: Place, pulse: Pulse, *, accept_store: bool = False) -> None:
     """Run until SIGTERM or SIGINT, which end the flow with a last snapshot: the next start repeats nothing.
 
     Call it in the main thread.
@@ -78,124 +81,82 @@ def run_flow(name: FlowName, config: Config, place: Place, pulse: Pulse) -> None
         config: Whole configuration.
         place: Share of the work that this process has.
         pulse: Tells the supervisor, if there is one, how far it is.
+        accept_store: See `Process`.
 
     Raises:
         DatastreamXError: What stopped the flow, without Bytewax's wrapping.
     """
-    _keep_panics_short()
+    keep_panics_short()
     stop = threading.Event()
-    # First of all: the kernel drops a SIGTERM to a container's first process that has no handler for it yet.
-    _stop_on_signals(stop)
-    recovery = open_store(Path(config.recovery.directory) / place.store_name(name), config.recovery.stores)
+    stop_on_signals(stop)
     with ExitStack() as resources:
-        flow = _OPEN[name](Process(config, place, pulse, stop, resources))
+        pulse.enter("starting", "checking the store")
+        recovery = resources.enter_context(opened_store(name, config, place, SystemClock()))
+        pulse.enter("starting", "connecting")
+        flow = _OPEN[name](Process(config, place, pulse, stop, resources, accept_store))
         if config.metrics.port is not None:
-            server, _ = serve_metrics(config.metrics.host, config.metrics.port)
+            # The supervisor passes them on, and so is the only one who has to agree with others about a port.
+            server, _ = serve_metrics("127.0.0.1", 0)
             resources.callback(server.shutdown)
-            address = f"http://{config.metrics.host}:{server.server_port}/metrics"
-            pulse.serves_metrics(address)
-            _log.info("metrics", address=address)
+            pulse.serves_metrics(f"http://127.0.0.1:{server.server_port}/metrics")
         spare_garbage_collection()
         _log.info("flow.starting", flow=name, store=str(recovery.db_dir))
         pulse.enter("restoring", "loading state")
-        cluster = {"process_id": place.ordinal, "addresses": [*place.addresses]} if place.mode == "cluster" else {}
-        try:
-            cli_main(
-                flow,
-                epoch_interval=timedelta(milliseconds=config.recovery.epoch_ms),
-                recovery_config=recovery,
-                **cluster,
-            )
-        except _ENDS:
-            raise
-        except BaseException as error:
-            raise _cause(error, Path(recovery.db_dir)) from error
+        execute(flow, recovery, config.recovery.epoch_ms, place)
     _log.info("flow.stopped", flow=name)
 
 
-def open_store(directory: Path, stores: int) -> RecoveryConfig:
-    """Recovery store in `directory`, made if there is none.
+def execute(flow: Dataflow, recovery: RecoveryConfig, epoch_ms: int, place: Place | None = None) -> None:
+    """Run `flow` in this thread until its sources end it.
+
+    Args:
+        flow: What to run.
+        recovery: Store to resume from and to write snapshots to.
+        epoch_ms: From one snapshot to the next.
+        place: Of this process in a cluster; without one the flow runs in this process alone.
 
     Raises:
-        StateMismatchError: It was made with another number of files.
-        CrashError: The directory cannot be used.
+        DatastreamXError: What stopped the flow, without Bytewax's wrapping.
     """
+    is_member = place is not None and place.mode == "cluster"
+    cluster = {"process_id": place.ordinal, "addresses": [*place.addresses]} if place and is_member else {}
     try:
-        found = len(list(directory.glob("part-*.sqlite3")))
-        if not found:
-            _make_store(directory, stores)
-    except _ENDS:
+        cli_main(flow, epoch_interval=timedelta(milliseconds=epoch_ms), recovery_config=recovery, **cluster)
+    except ENDS:
         raise
     except BaseException as error:
-        raise CrashError(
-            f"recovery store {directory} cannot be made: {_sqlite_error(error) or error}; is the disk full or "
-            "read-only? Make room, or let recovery.directory name another folder, and start again"
-        ) from error
-    if found and found != stores:
-        raise StateMismatchError(
-            f"recovery store {directory} has {found} files, recovery.stores says {stores}: set it back to {found}, "
-            'or read what an empty store means under "Expired offset" in docs/runbook.md'
-        )
-    return RecoveryConfig(str(directory))
+        raise _cause(error, Path(recovery.db_dir)) from error
 
 
-def _make_store(directory: Path, stores: int) -> None:
-    """Make a store beside its place and move it there as a whole: half a store would be taken for another one."""
-    unfinished = directory.with_name(f".{directory.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        unfinished.mkdir(parents=True)
-        init_db_dir(unfinished, stores)
-        unfinished.replace(directory)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+def stop_on_signals(stop: threading.Event) -> None:
+    """Set `stop` at SIGTERM and SIGINT."""
 
-
-def _stop_on_signals(stop: threading.Event) -> None:
     def on_signal(number: int, _: FrameType | None) -> None:
-        _log.info("flow.stopping", signal=signal.Signals(number).name)
+        # Ctrl-C reaches a worker twice: from the terminal, and from its supervisor.
+        if not stop.is_set():
+            _log.info("flow.stopping", signal=signal.Signals(number).name)
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
 
 
-# A panic of Bytewax's Rust half arrives as a direct child of BaseException; these are no faults.
-_ENDS = (KeyboardInterrupt, SystemExit, GeneratorExit)
-
-_SQLITE_FAILURE = re.compile(r'SqliteFailure\(Error \{ code: (\w+).*?Some\("([^"]*)"\)')
-
-
-def _keep_panics_short() -> None:
+def keep_panics_short() -> None:
     """Whatever stops a flow passes through a panic in Rust, whose backtrace of 90 lines would bury our one."""
     if os.environ.get("RUST_BACKTRACE") != "full":
         os.environ["RUST_BACKTRACE"] = "0"
 
 
 def _cause(error: BaseException, store: Path) -> BaseException:
-    """Bytewax wraps whatever a callback raises, several times; the innermost error of ours says what happened."""
-    causes = _chain(error)
+    """The innermost error of ours says what happened."""
+    causes = causes_of(error)
     found = next((cause for cause in reversed(causes) if isinstance(cause, DatastreamXError)), None)
     if found is not None:
         return found
-    failure = _sqlite_error(error)
+    failure = sqlite_failure(error)
     if failure is not None:
         return CrashError(
             f"recovery store {store} cannot be used: {failure}. If the disk is full or read-only, make room and start "
-            'again: the flow goes on at its last snapshot. If the files are damaged, see "Expired offset" in '
-            "docs/runbook.md"
+            "again: the flow goes on at its last snapshot. If the files are damaged, the next start tells"
         )
     return CrashError(f"the flow stopped: {type(causes[-1]).__name__}: {causes[-1]}")
-
-
-def _sqlite_error(error: BaseException) -> str | None:
-    """What SQLite said, out of the text of a panic."""
-    match = next((match for cause in _chain(error) if (match := _SQLITE_FAILURE.search(str(cause)))), None)
-    return f"{match[2]} ({match[1]})" if match else None
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    causes = [error]
-    while (inner := causes[-1].__cause__ or causes[-1].__context__) is not None:
-        causes.append(inner)
-    return causes

@@ -43,10 +43,12 @@ class LocalBroker:
     Args:
         log_dir: Where `broker.log` goes, and a copy of the program if the installed one cannot be executed.
         port: Port on 127.0.0.1; 0 picks a free one, which later starts of this object keep if they can.
+        advertised_port: Port on 127.0.0.1 to which clients are sent, if something stands between them and the broker.
     """
 
-    def __init__(self, log_dir: Path, port: int = 0) -> None:
+    def __init__(self, log_dir: Path, port: int = 0, advertised_port: int | None = None) -> None:
         self.log_dir = log_dir
+        self._advertised_port = advertised_port
         self._fixed_port = port != 0
         self._port = port
         self._child: Child | None = None
@@ -77,7 +79,7 @@ class LocalBroker:
         for attempt in range(1, START_ATTEMPTS + 1):
             if self._port == 0:
                 self._port = free_port()
-            child = _broker_child(program, self._port, self.log_dir)
+            child = _broker_child(program, self._port, self._advertised_port or self._port, self.log_dir)
             try:
                 child.start()
             except ChildError as error:
@@ -144,18 +146,17 @@ def executable(directory: Path) -> Path:
     return copy
 
 
-def _broker_child(program: Path, port: int, log_dir: Path) -> Child:
+def _broker_child(program: Path, port: int, advertised_port: int, log_dir: Path) -> Child:
     # An id of its own tells this broker from a stranger that answers on the same port.
     cluster_id = f"local-{uuid.uuid4().hex}"
-    address = f"tcp://{HOST}:{port}"
     return Child(
         "broker",
         [
             str(program),
             "broker",
             f"--cluster-id={cluster_id}",
-            f"--listener-url={address}",
-            f"--advertised-listener-url={address}",
+            f"--listener-url=tcp://{HOST}:{port}",
+            f"--advertised-listener-url=tcp://{HOST}:{advertised_port}",
             "--storage-engine=memory://tansu/",
         ],
         log_path=log_dir / "broker.log",

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import queue
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Self
 
 from datastreamx.errors import CrashError
+from datastreamx.parenthood import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 POLL_INTERVAL_S = 0.02
 LOG_TAIL_LINES = 20
-
-_PR_SET_PDEATHSIG = 1
 
 
 class ChildError(CrashError):
@@ -184,7 +181,7 @@ class Child:
             env=self._env,
             cwd=self._cwd,
             start_new_session=True,
-            preexec_fn=_die_with_parent(os.getpid()),  # noqa: PLW1509  safe here, see _die_with_parent
+            preexec_fn=die_with_parent(),  # noqa: PLW1509  safe here, see die_with_parent
         )
 
     def _wait_until_ready(self) -> None:
@@ -207,40 +204,6 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._group_is_dead = True
-
-
-def _load_prctl() -> Callable[[int, int], int] | None:
-    """`prctl` of the C library, looked up once in the parent, because the forked child must not load anything."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    prctl.argtypes = (ctypes.c_int, ctypes.c_ulong)
-    prctl.restype = ctypes.c_int
-    call: Callable[[int, int], int] = prctl
-    return call
-
-
-_PRCTL = _load_prctl()
-
-
-def _die_with_parent(parent_pid: int) -> Callable[[], None] | None:
-    """What the forked child runs before exec, so that the kernel kills it when the parent is gone.
-
-    Python calls `preexec_fn` unsafe with threads, because a lock held by another thread at the fork stays locked in
-    the child. This one takes none: two system calls through a handle that exists already, no import, no logging.
-    A wrapper program instead (`setpriv`, a Python bootstrap) is absent on some machines or costs 20 ms a start.
-    """
-    prctl = _PRCTL
-    if prctl is None:
-        return None
-
-    def before_exec() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent_pid:
-            # The parent died between fork and prctl: no signal will come any more.
-            os._exit(1)
-
-    return before_exec
 
 
 _Spawn = Callable[[], subprocess.Popen[bytes]]

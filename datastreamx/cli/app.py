@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from datastreamx.cli.aggregator.command import aggregator
+from datastreamx.cli.backup.command import backup, restore
 from datastreamx.cli.doctor.command import doctor
 from datastreamx.cli.explain.command import explain
-from datastreamx.cli.options import DEFAULT_CONFIG, ConfigOption
+from datastreamx.cli.options import (
+    DEFAULT_CONFIG,
+    AcceptStoreOption,
+    ConfigOption,
+    FlowArgument,
+    JsonLogsOption,
+    OrdinalOption,
+)
 from datastreamx.cli.output import Exit, fail
 from datastreamx.cli.query.command import query
+from datastreamx.cli.replay.command import replay
+from datastreamx.cli.rescale.command import rescale
 from datastreamx.cli.resources.command import apply, plan
 from datastreamx.cli.simulate import simulate
 from datastreamx.cli.status.command import status
@@ -97,29 +107,44 @@ def demo(  # noqa: PLR0913 - one parameter per option
 
 
 @app.command(rich_help_panel="Operate")
-def run(
-    flow: Annotated[Literal["ads", "warehouse", "notices"], typer.Argument(help="Which flow.")],
+def run(  # noqa: PLR0913 - one parameter per option
+    flow: FlowArgument,
     config: ConfigOption = DEFAULT_CONFIG,
     *,
-    ordinal: Annotated[
-        int | None,
-        typer.Option(min=0, help="Number of this cell, or process of the cluster; else $DATASTREAMX_ORDINAL, else 0."),
-    ] = None,
-    json_logs: Annotated[bool, typer.Option("--json", help="Write logs as JSON lines.")] = False,
+    ordinal: OrdinalOption = None,
+    accept_store: AcceptStoreOption = False,
+    json_logs: JsonLogsOption = False,
+    limit: Annotated[list[str] | None, typer.Option(hidden=True, metavar="NAME=SECONDS")] = None,
 ) -> None:
     """Run a flow until SIGTERM or Ctrl-C, which end it with a last snapshot.
 
+    The work is done by a process of its own. When it crashes or hangs it is started again, up to 5 times in 5 minutes;
+    then, or when only a change by you can help, this command ends with its exit code.
+
     Example: `datastreamx run ads --config datastreamx.toml`
     """
-    from datastreamx.config import load_config  # noqa: PLC0415 - see the module docstring
-    from datastreamx.log import configure_logging  # noqa: PLC0415
-    from datastreamx.place import place_of  # noqa: PLC0415
-    from datastreamx.pulse import Pulse  # noqa: PLC0415
-    from flows.run import run_flow  # noqa: PLC0415
+    from datastreamx.cli.supervise import FlowOptions, parse_limits, supervise  # noqa: PLC0415 - see the module docstring
 
-    configure_logging(json=json_logs)
-    loaded = load_config(config)
-    run_flow(flow, loaded, place_of(loaded, ordinal), Pulse.from_environment())
+    options = FlowOptions(flow, config, ordinal, accept_store=accept_store, json_logs=json_logs)
+    raise typer.Exit(supervise(options, parse_limits(limit or [])))
+
+
+@app.command(hidden=True)
+def worker(
+    flow: FlowArgument,
+    config: ConfigOption = DEFAULT_CONFIG,
+    *,
+    ordinal: OrdinalOption = None,
+    accept_store: AcceptStoreOption = False,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Run a flow in this process, unsupervised: what `run` starts.
+
+    Example: `datastreamx worker ads --config datastreamx.toml`
+    """
+    from datastreamx.cli.supervise import FlowOptions, work  # noqa: PLC0415 - see the module docstring
+
+    work(FlowOptions(flow, config, ordinal, accept_store=accept_store, json_logs=json_logs))
 
 
 app.command(rich_help_panel="Try")(simulate)
@@ -131,6 +156,10 @@ app.command(rich_help_panel="Prepare")(apply)
 app.add_typer(aggregator, name="aggregator", rich_help_panel="Prepare")
 app.command(rich_help_panel="Operate")(status)
 app.command(rich_help_panel="Operate")(doctor)
+app.command(rich_help_panel="Operate")(rescale)
+app.command(rich_help_panel="Operate")(backup)
+app.command(rich_help_panel="Operate")(restore)
+app.command(rich_help_panel="Operate")(replay)
 
 
 def main() -> None:

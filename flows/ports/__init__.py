@@ -29,6 +29,7 @@ class Process:
         pulse: Beats wherever the flow may spend long.
         stop: Ends the flow with a last snapshot when set.
         resources: What has to be closed after the flow goes onto this stack.
+        accept_store: Go on with a recovery store that the broker knows to be old, foreign or gone.
     """
 
     config: Config
@@ -36,6 +37,7 @@ class Process:
     pulse: Pulse = field(default_factory=Pulse)
     stop: threading.Event = field(default_factory=threading.Event)
     resources: ExitStack = field(default_factory=ExitStack)
+    accept_store: bool = False
 
 
 def config_from_environment() -> Config:

@@ -33,6 +33,7 @@ from sinks.dead_letter.sink import DeadLetterSink
 from sinks.facts.sink import FactsSink
 from sinks.kafka.outside import Outside
 from sources.kafka.decision_log import DecisionLog
+from sources.kafka.ends import LogEnds, decision_ends
 from sources.kafka.events import EventSource
 
 
@@ -62,6 +63,11 @@ def live_ads_ports(process: Process) -> AdsPorts:
     facts, dead_letters = FactsSink(config, outside), DeadLetterSink(config, outside)
     for sink in (ad_push, facts, dead_letters):
         sink.connect()
+    if process.place.mode == "cluster":
+        # Another process may write what is decided here.
+        ends = LogEnds(decision_ends(config), acked)
+        process.resources.callback(ends.close)
+        ends.start()
     bidding = live_bidding_ports(config, log, acked, process.resources, SystemClock())
     pulse.watch(lambda: bidding.executor.is_alive)
     return AdsPorts(
@@ -70,6 +76,7 @@ def live_ads_ports(process: Process) -> AdsPorts:
             place=process.place,
             pulse=pulse,
             stop=process.stop,
+            accept_store=process.accept_store,
             drained=lambda: bidding.executor.is_idle,
         ),
         bidding=bidding,

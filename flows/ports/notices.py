@@ -55,7 +55,8 @@ def live_notices_ports(process: Process) -> NoticesPorts:
     pulse.watch(lambda: executor.is_alive)
     sender = HttpSender(config.aggregators, config.notices)
     executor.on_close(sender.close)
-    sending = NoticePorts(executor, sender, clock)
+    # A cell keeps no outbox for the partitions of others.
+    sending = NoticePorts(executor, sender, clock, partitions=process.place.partitions(config.events.partitions))
     dead_letters = DeadLetterSink(config, Outside(on_wait=pulse.beat))
     dead_letters.connect()
     small = msgspec.structs.replace(config.events, chunk_records=min(POLL_RECORDS, config.events.chunk_records))
@@ -67,5 +68,6 @@ def live_notices_ports(process: Process) -> NoticesPorts:
         place=process.place,
         pulse=pulse,
         stop=process.stop,
+        accept_store=process.accept_store,
     )
     return NoticesPorts(log=source, sending=sending, dead_letters=dead_letters)

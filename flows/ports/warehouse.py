@@ -34,6 +34,8 @@ def live_warehouse_ports(process: Process) -> WarehousePorts:
 
     tables = tuple(TABLES.values())
     return WarehousePorts(
-        log=WarehouseSource(config, place=process.place, pulse=pulse, stop=process.stop),
+        log=WarehouseSource(
+            config, place=process.place, pulse=pulse, stop=process.stop, accept_store=process.accept_store
+        ),
         bigquery=BigQuerySink(config.bigquery, tables, dead_letters, topics=config.topics, on_wait=pulse.beat),
     )

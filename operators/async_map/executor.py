@@ -33,9 +33,10 @@ _SWITCH_INTERVAL_S = 0.000_5
 _STARTS_IN_A_ROW = 8
 # How long cancelled jobs and closers may take to end; whoever closes a process has a grace period, too.
 _CLOSE_TIMEOUT_S = 3.0
-# The loop shows itself that often; silent for longer than `_SILENT_S` it hangs, in whatever a job does to it.
+# The loop shows itself that often. Silent for longer than `_SILENT_S` it may hang, in whatever a job does to it; then
+# the worker stops reporting, and only the patience of the supervisor with that decides.
 _SIGN_INTERVAL_S = 1.0
-_SILENT_S = 10.0
+_SILENT_S = 3.0
 # When thousands of jobs fail per second, more lines tell nothing more.
 _LOG_INTERVAL_S = 1.0
 

@@ -50,6 +50,9 @@ class Replay(Generic[V]):
         self._key = key
         self._mark = mark
         self._expected = journal.recall(key, mark)
+        # The farthest at the end, so that what is passed is found without a look at the rest: after a lost store the
+        # log of days is expected.
+        self._farthest_first = sorted(((at, item_id) for item_id, at in self._expected.items()), reverse=True)
 
     def holds(self, item_id: str) -> bool:
         """Whether the log holds the output of this item. Says so once, for then it has come again."""
@@ -60,9 +63,10 @@ class Replay(Generic[V]):
 
         What has the same position may still come: Bytewax is free to hand on one batch in several.
         """
-        if self._expected:
-            position = self._journal.position_of(item)
-            self._expected = {item_id: at for item_id, at in self._expected.items() if at >= position}
+        position = self._journal.position_of(item)
+        while self._farthest_first and self._farthest_first[-1][0] < position:
+            _, item_id = self._farthest_first.pop()
+            self._expected.pop(item_id, None)
 
     def mark(self) -> int | None:
         """What the next snapshot has to name."""

@@ -1,4 +1,4 @@
-"""Versioned bytes of the items in flight under one key."""
+"""Sealed, versioned bytes of the items in flight under one key."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from datastreamx.errors import StateMismatchError
+from datastreamx.snapshots import decode_versioned, encode_versioned
 
-VERSION = 1
+VERSION = 2
 
 V = TypeVar("V")
 
@@ -24,13 +24,19 @@ class InFlight(msgspec.Struct, Generic[V], frozen=True):
     attempt: int
 
 
-class Snapshot(msgspec.Struct, Generic[V], frozen=True):
+class _Head(msgspec.Struct, frozen=True, array_like=True):
+    version: int
+    key: str
+
+
+class Snapshot(msgspec.Struct, Generic[V], frozen=True, array_like=True):
     """What survives a crash: inputs, never outputs.
 
     Attributes:
         key: Bytewax does not tell a logic its key.
         mark: Where the journal is to be read from; see `Journal.mark`.
-        in_flight: In the order of their arrival.
+        in_flight: In the order of their arrival. Their fields are by name: items gain fields over time and must stay
+            readable.
     """
 
     version: int
@@ -39,12 +45,11 @@ class Snapshot(msgspec.Struct, Generic[V], frozen=True):
     in_flight: list[InFlight[V]]
 
 
-class _VersionOnly(msgspec.Struct):
-    version: int
+_HEAD_DECODER = msgspec.msgpack.Decoder(_Head)
 
 
 class SnapshotCodec(Generic[V]):
-    """MessagePack, fields by name: items gain fields over time and must stay readable.
+    """Writes and reads snapshots of one step.
 
     Args:
         step_id: Named in errors.
@@ -53,27 +58,25 @@ class SnapshotCodec(Generic[V]):
 
     def __init__(self, step_id: str, item_type: Any) -> None:
         self._step_id = step_id
-        self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[Snapshot[V]] = msgspec.msgpack.Decoder(Snapshot[item_type])
-        self._version_decoder = msgspec.msgpack.Decoder(_VersionOnly)
 
     def encode(self, snapshot: Snapshot[V]) -> bytes:
         """Invert `decode`."""
-        return self._encoder.encode(snapshot)
+        return encode_versioned(snapshot)
 
     def decode(self, data: bytes) -> Snapshot[V]:
         """Invert `encode`.
 
         Raises:
-            StateMismatchError: Another version, or bytes that are no snapshot.
+            StateMismatchError: Damaged, of another version, or no snapshot.
         """
-        try:
-            version = self._version_decoder.decode(data).version
-            if version == VERSION:
-                return self._decoder.decode(data)
-        except msgspec.DecodeError as error:
-            raise StateMismatchError(f"{self._step_id}: state of {len(data)} bytes cannot be read: {error}") from None
-        raise StateMismatchError(
-            f"{self._step_id}: state has version {version}, this program reads {VERSION}: "
-            "start the release that wrote it"
-        )
+        return decode_versioned(data, self._decoder, VERSION, self._step_id)
+
+
+def snapshot_key(data: bytes) -> str:
+    """Bytewax key of the items in `data`, whatever their type.
+
+    Raises:
+        StateMismatchError: As for `SnapshotCodec.decode`.
+    """
+    return decode_versioned(data, _HEAD_DECODER, VERSION, "items in flight").key

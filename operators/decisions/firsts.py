@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from datastreamx.snapshots import decode_versioned
+from datastreamx.snapshots import decode_versioned, encode_versioned
 
-VERSION = 1
+VERSION = 2
 
 MEMORY_MS = 120_000
 """How long an auction id is remembered after its decision, by the newest decision seen. A second record can only come
@@ -48,8 +48,8 @@ class FirstWins:
         return True
 
     def snapshot(self) -> bytes:
-        """Versioned bytes of what is remembered."""
-        return msgspec.msgpack.encode(_Snapshot(VERSION, self._latest_ms, self._seen))
+        """Sealed, versioned bytes of what is remembered."""
+        return encode_versioned(_Snapshot(VERSION, self._latest_ms, self._seen))
 
     def _prune(self) -> None:
         oldest_ms = self._latest_ms - MEMORY_MS

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from datastreamx.snapshots import decode_versioned
+from datastreamx.snapshots import decode_versioned, encode_versioned
 from datastreamx.tables import Row
 
-VERSION = 2
+VERSION = 3
 
 
 class Billing(msgspec.Struct, frozen=True, array_like=True):
@@ -105,8 +105,8 @@ class ImpressionJoin:
         return self._advance(display.shown_time_ms, ready + ([Impression(waiting, None)] if waiting else []))
 
     def snapshot(self) -> bytes:
-        """Versioned bytes of everything that waits."""
-        return msgspec.msgpack.encode(_Snapshot(VERSION, self._now_ms, self._pushes, self._displays))
+        """Sealed, versioned bytes of everything that waits."""
+        return encode_versioned(_Snapshot(VERSION, self._now_ms, self._pushes, self._displays))
 
     def _advance(self, time_ms: int, ready: list[Impression]) -> list[Impression]:
         if time_ms <= self._now_ms:

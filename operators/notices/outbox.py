@@ -33,11 +33,11 @@ from collections.abc import Iterable
 import msgspec
 
 from datastreamx.errors import CrashError
-from datastreamx.snapshots import decode_versioned
+from datastreamx.snapshots import decode_versioned, encode_versioned
 from operators.notices.notice import Notice
 from operators.notices.recent import RecentKeys
 
-VERSION = 1
+VERSION = 2
 
 ARMED_MAX = 256
 """Notices to one aggregator that a crash can leave unconfirmed, per partition. Also what is sent per epoch at most:
@@ -232,7 +232,7 @@ class Outbox:
                 self._wait(key, one)
 
     def snapshot(self, now_ms: int) -> bytes:
-        """Arm what is due; versioned bytes of everything pending. Only `tick` may follow from it being durable."""
+        """Arm what is due; sealed bytes of everything pending. Only `tick` may follow from it being durable."""
         if not self._closed:
             self._arm(now_ms)
         entries = [
@@ -242,7 +242,7 @@ class Outbox:
                 for one in self._pending.values()
             ),
         ]
-        return msgspec.msgpack.encode(_Snapshot(VERSION, entries, self._recent.dump(now_ms)))
+        return encode_versioned(_Snapshot(VERSION, entries, self._recent.dump(now_ms)))
 
     def _arm(self, now_ms: int) -> None:
         at_risk = Counter(

@@ -54,12 +54,14 @@ class NoticePorts:
     Attributes:
         executor: Runs the attempts; outboxes bound how many there are, see `outbox.ARMED_MAX`.
         gate: Tells the source to pause.
+        partitions: Kafka partitions of this process, each with an outbox; unset: all.
     """
 
     executor: Executor[Reply]
     sender: NoticeSender
     clock: Clock
     gate: Gate = field(default_factory=Gate)
+    partitions: Sequence[int] | None = None
 
 
 class NoticesLogic(StatefulBatchLogic[Item, DeadLetter, bytes]):
@@ -208,7 +210,8 @@ def send_notices(  # noqa: PLR0913, PLR0917  the streams that notices follow fro
         Notices that were not delivered, keyed by partition.
     """
     rules = NoticeRules(config.aggregators)
-    keys = [partition_key(partition) for partition in range(config.events.partitions)]
+    owned = range(config.events.partitions) if ports.partitions is None else ports.partitions
+    keys = [partition_key(partition) for partition in owned]
     for_all = op.flat_map("ticks", ticks, lambda tick: [(key, tick) for key in keys])
     merged: KeyedStream[Item] = op.merge("merged", decisions, impressions, for_all)
     return op.stateful_batch("outbox", merged, lambda snapshot: NoticesLogic(ports, rules, config, snapshot))

@@ -6,10 +6,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datastreamx.snapshots import decode_versioned
+from datastreamx.snapshots import decode_versioned, encode_versioned
 from datastreamx.wire.facts import FactBatch
 
-VERSION = 1
+VERSION = 2
 
 Position = tuple[int, int]
 """(source_offset, ordinal) of a row."""
@@ -50,8 +50,8 @@ class HighWaterMarks:
         return FactBatch(facts.table, facts.partition, facts.group, rows.slice(rows.num_rows - count))
 
     def snapshot(self) -> bytes:
-        """Versioned bytes of the marks."""
-        return msgspec.msgpack.encode(_Snapshot(VERSION, self._marks))
+        """Sealed, versioned bytes of the marks."""
+        return encode_versioned(_Snapshot(VERSION, self._marks))
 
 
 def _position(rows: pa.RecordBatch, index: int) -> Position:

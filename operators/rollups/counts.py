@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datastreamx.model.auction import Decision, Outcome
-from datastreamx.snapshots import decode_versioned
+from datastreamx.snapshots import decode_versioned, encode_versioned
 from datastreamx.tables import BOX_EVENTS, Row
 from datastreamx.wire.facts import FactBatch
 from operators.impressions.join import Impression
 
-VERSION = 1
+VERSION = 2
 
 _MINUTE_MS = 60_000
 _MICROS_PER_MINUTE = _MINUTE_MS * 1000
@@ -127,8 +127,8 @@ class Rollup:
         return rows
 
     def snapshot(self) -> bytes:
-        """Versioned bytes of the counts."""
-        return msgspec.msgpack.encode(_Snapshot(VERSION, list(self._counts.items())))
+        """Sealed, versioned bytes of the counts."""
+        return encode_versioned(_Snapshot(VERSION, list(self._counts.items())))
 
     def _at(self, time_ms: int, channel_id: str | None, aggregator: str | None) -> Counts:
         key = (time_ms - time_ms % _MINUTE_MS, channel_id, aggregator)

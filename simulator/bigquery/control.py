@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from simulator.bigquery.faults import FaultInjector, FaultPlan, Method, Spoil
+from simulator.bigquery.faults import Call, FaultInjector, FaultPlan, Method, Spoil
 
 if TYPE_CHECKING:
     from bqemulator.api.dependencies import AppContext
@@ -82,24 +82,39 @@ class SpoiledRest:
             pass
         if call.spoil is Spoil.UNAVAILABLE:
             await _UNAVAILABLE(scope, receive, send)
+        elif call.spoil is Spoil.EXHAUSTED:
+            await _EXHAUSTED(scope, receive, send)
         elif call.spoil is Spoil.DROP_ACK:
             await self._app(scope, receive, _nowhere)
             await _UNAVAILABLE(scope, receive, send)
+        elif call.hold_ack:
+            await self._answer_later(call, scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
+    async def _answer_later(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+        answer: list[Message] = []
 
-_UNAVAILABLE = JSONResponse(
-    {
-        "error": {
-            "code": 503,
-            "message": "injected: unavailable",
-            "errors": [{"domain": "global", "reason": "backendError", "message": "injected: unavailable"}],
-            "status": "UNAVAILABLE",
-        }
-    },
-    status_code=503,
-)
+        async def keep(message: Message) -> None:
+            answer.append(message)
+
+        await self._app(scope, receive, keep)
+        self._faults.carried_out(call)
+        while not await asyncio.to_thread(self._faults.answered, call, HANG_POLL_S):
+            pass
+        for message in answer:
+            await send(message)
+
+
+def _error(code: int, reason: str, status: str, message: str) -> JSONResponse:
+    error = {"domain": "global", "reason": reason, "message": message}
+    return JSONResponse(
+        {"error": {"code": code, "message": message, "errors": [error], "status": status}}, status_code=code
+    )
+
+
+_UNAVAILABLE = _error(503, "backendError", "UNAVAILABLE", "injected: unavailable")
+_EXHAUSTED = _error(429, "rateLimitExceeded", "RESOURCE_EXHAUSTED", "injected: quota exceeded")
 
 
 async def _nowhere(_message: Message) -> None:

@@ -28,22 +28,26 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         unavailable_every: Refused before anything happens: UNAVAILABLE, or HTTP 503.
+        exhausted_every: Refused before anything happens because of a quota: RESOURCE_EXHAUSTED, or HTTP 429.
         drop_ack_every: Carried out, then the connection is cut without an answer (HTTP 503), so that the client cannot
             know.
         row_error_every: `append_rows` only: the first row of the request is called bad and nothing is written.
         delay_ms: Every call waits this long first.
         hang: Every call waits until the plan is replaced or the client gives up.
+        hold_ack: Every call is carried out, and then its answer waits likewise.
     """
 
     unavailable_every: int = 0
+    exhausted_every: int = 0
     drop_ack_every: int = 0
     row_error_every: int = 0
     delay_ms: int = 0
     hang: bool = False
+    hold_ack: bool = False
 
     def __post_init__(self) -> None:
         """Refuse negative numbers, which would silently mean "never"."""
-        for name in ("unavailable_every", "drop_ack_every", "row_error_every", "delay_ms"):
+        for name in ("unavailable_every", "exhausted_every", "drop_ack_every", "row_error_every", "delay_ms"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")
 
@@ -51,6 +55,8 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What happens to the `call`-th call, counted from 1."""
         if _hits(self.unavailable_every, call):
             return Spoil.UNAVAILABLE
+        if _hits(self.exhausted_every, call):
+            return Spoil.EXHAUSTED
         if _hits(self.row_error_every, call):
             return Spoil.ROW_ERROR
         if _hits(self.drop_ack_every, call):
@@ -63,17 +69,20 @@ class Spoil(StrEnum):
 
     NOTHING = "nothing"
     UNAVAILABLE = "unavailable"
+    EXHAUSTED = "exhausted"
     ROW_ERROR = "row_error"
     DROP_ACK = "drop_ack"
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One counted call: what becomes of it, how long it waits first, and whether it then hangs."""
+    """One counted call: what becomes of it, how long it waits first, whether it then hangs, and its answer waits."""
 
+    method: Method
     spoil: Spoil
     delay_s: float
     hang: bool
+    hold_ack: bool
     generation: int
 
 
@@ -99,11 +108,16 @@ class FaultPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FaultReport(msgspec.Struct, frozen=True):
-    """The plan in force, and what happened since it was set: calls, and calls spoiled, by method."""
+    """The plan in force, and what happened since it was set, by method.
+
+    Attributes:
+        held: Calls that were made to wait, by `hang` or, after they had been carried out, by `hold_ack`.
+    """
 
     plan: FaultPlan
     calls: dict[str, int]
     spoiled: dict[str, int]
+    held: dict[str, int]
 
 
 class FaultInjector:
@@ -124,7 +138,7 @@ class FaultInjector:
     def report(self) -> FaultReport:
         """The plan in force and its counters."""
         with self._changed:
-            return FaultReport(self._plan, dict(self._calls), dict(self._spoiled))
+            return FaultReport(self._plan, dict(self._calls), dict(self._spoiled), dict(self._held))
 
     def count(self, method: Method) -> Call:
         """Count one call and say what becomes of it."""
@@ -132,19 +146,34 @@ class FaultInjector:
             fault = self._plan.of(method)
             self._calls[method] += 1
             spoil = fault.spoils(self._calls[method])
-            if spoil is not Spoil.NOTHING or fault.hang:
+            if spoil is not Spoil.NOTHING or fault.hang or fault.hold_ack:
                 self._spoiled[method] += 1
-            return Call(spoil, fault.delay_ms / 1000, fault.hang, self._generation)
+            self._held[method] += fault.hang
+            return Call(method, spoil, fault.delay_ms / 1000, fault.hang, fault.hold_ack, self._generation)
+
+    def carried_out(self, call: Call) -> None:
+        """Note that `call` was carried out and only its answer is still to come."""
+        with self._changed:
+            if call.hold_ack and self._generation == call.generation:
+                self._held[call.method] += 1
 
     def released(self, call: Call, timeout_s: float) -> bool:
         """Whether `call` need not hang any longer, because the plan was replaced; waits up to `timeout_s` for that."""
+        return not call.hang or self._is_over(call, timeout_s)
+
+    def answered(self, call: Call, timeout_s: float) -> bool:
+        """Whether the answer of `call` need not wait any longer, likewise."""
+        return not call.hold_ack or self._is_over(call, timeout_s)
+
+    def _is_over(self, call: Call, timeout_s: float) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: not call.hang or self._generation != call.generation, timeout_s)
+            return self._changed.wait_for(lambda: self._generation != call.generation, timeout_s)
 
     def _set(self, plan: FaultPlan) -> None:
         self._plan = plan
         self._calls = dict.fromkeys(map(str, Method), 0)
         self._spoiled = dict.fromkeys(map(str, Method), 0)
+        self._held = dict.fromkeys(map(str, Method), 0)
 
 
 def _hits(every: int, call: int) -> bool:

@@ -92,8 +92,7 @@ class LocalWriteHandler(stock.BigQueryWriteHandler):
             call = self._faults.count(Method.APPEND_ROWS)
             if not self._delay(call, context):
                 return
-            if call.spoil is Spoil.UNAVAILABLE:
-                _fail(context, grpc.StatusCode.UNAVAILABLE, "injected: unavailable")
+            _refuse(call, context)
             if len(request_bytes) > REQUEST_BYTES_MAX:
                 too_large = f"AppendRows request too large: {len(request_bytes)} limit {REQUEST_BYTES_MAX}"
                 name = connection.stream.name if connection else ""
@@ -104,6 +103,8 @@ class LocalWriteHandler(stock.BigQueryWriteHandler):
             if connection is None or request.write_stream not in ("", connection.stream.name):
                 connection = self._open(request.write_stream, context)
             response = self._append(connection, request, call.spoil)
+            if not self._hold_ack(call, context):
+                return
             if call.spoil is Spoil.DROP_ACK:
                 _fail(context, grpc.StatusCode.UNAVAILABLE, "injected: carried out, but the answer is lost")
             yield types.AppendRowsResponse.serialize(response)
@@ -256,9 +257,10 @@ class LocalWriteHandler(stock.BigQueryWriteHandler):
         call = self._faults.count(method)
         if not self._delay(call, context):
             return b""
-        if call.spoil is Spoil.UNAVAILABLE:
-            _fail(context, grpc.StatusCode.UNAVAILABLE, "injected: unavailable")
+        _refuse(call, context)
         response = answer()
+        if not self._hold_ack(call, context):
+            return b""
         if call.spoil is Spoil.DROP_ACK:
             _fail(context, grpc.StatusCode.UNAVAILABLE, "injected: carried out, but the answer is lost")
         return response
@@ -268,6 +270,14 @@ class LocalWriteHandler(stock.BigQueryWriteHandler):
         if call.delay_s:
             time.sleep(call.delay_s)
         while not self._faults.released(call, HANG_POLL_S):
+            if not context.is_active():
+                return False
+        return True
+
+    def _hold_ack(self, call: Call, context: grpc.ServicerContext) -> bool:
+        """Let the answer wait as the fault says; false when the client gave up meanwhile."""
+        self._faults.carried_out(call)
+        while not self._faults.answered(call, HANG_POLL_S):
             if not context.is_active():
                 return False
         return True
@@ -348,6 +358,14 @@ def _status(code: int, message: str, storage_code: int | None = None, entity: st
         detail.Pack(types.StorageError.pb(error))
         status.details.append(detail)
     return status
+
+
+def _refuse(call: Call, context: grpc.ServicerContext) -> None:
+    """End a call that is not to be carried out."""
+    if call.spoil is Spoil.UNAVAILABLE:
+        _fail(context, grpc.StatusCode.UNAVAILABLE, "injected: unavailable")
+    if call.spoil is Spoil.EXHAUSTED:
+        _fail(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "injected: quota exceeded")
 
 
 def _fail(

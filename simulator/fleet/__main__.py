@@ -95,6 +95,7 @@ def _options(arguments: argparse.Namespace) -> FleetOptions:
             start_spread_ms=int(arguments.start_spread * 1000),
             consent_share=arguments.consent_share,
         ),
+        loud_share=arguments.loud_share,
         duration_s=arguments.duration,
         rate_limit=arguments.rate_limit,
         drain_limit_s=arguments.drain_limit,
@@ -134,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         default=defaults.behaviour.consent_share,
         help="share of viewers that agree to the use of their viewing history (%(default)s)",
     )
+    add("--loud-share", type=float, default=defaults.loud_share, help="events of one more, loud box (%(default)s)")
     add("--public-key", type=bytes.fromhex, metavar="HEX", help="Ed25519 key with which pushes must be signed")
     add("--faults", default="none", help=f"{', '.join(PRESETS)}, or KIND=RATE,... with {kinds} (%(default)s)")
     add("--duration", type=_positive, help="seconds after which viewers stop (until SIGTERM)")

@@ -21,6 +21,7 @@ from datastreamx.wire.signing import verify_push
 from simulator.fleet.behaviour import Fleet
 from simulator.fleet.faults import FaultBounds, FaultInjector, FaultRates, Landing
 from simulator.fleet.ledger import EventBook, Ledger, write_ledger
+from simulator.fleet.loud import LoudBox
 from simulator.fleet.outages import OutageLog
 from simulator.fleet.parameters import Behaviour
 from simulator.fleet.pushes import PushDesk
@@ -50,6 +51,7 @@ class FleetOptions(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         ledger: Where the books are kept, written once a second and at the end.
         start_hour: Hour of the day at which viewers live at the start; `None` takes the real one (UTC).
+        loud_share: Share of all events that one more box sends, see `simulator.fleet.loud`.
         duration_s: Behaviour ends after this time; `None` goes on until it is stopped.
         rate_limit: Most events per second; beyond it behaviour slows down. `None` has no limit.
         drain_limit_s: After the end, displays may run on for this long; then they are cut short and reported.
@@ -65,6 +67,7 @@ class FleetOptions(msgspec.Struct, frozen=True, kw_only=True):
     start_hour: float | None = 20.0
     faults: FaultRates = FaultRates()
     behaviour: Behaviour = Behaviour()
+    loud_share: float = 0.0
     duration_s: float | None = None
     rate_limit: float | None = None
     drain_limit_s: float = 5.0
@@ -145,6 +148,7 @@ class _Run:
             allowed_lateness_ms=config.viewing.allowed_lateness_ms,
         )
         self._injector = FaultInjector(options.faults, options.seed, bounds)
+        self._loud = LoudBox(options.loud_share, self._started_ms)
         key = options.public_key
         verify = None if key is None else partial(verify_push, public_key=key)
         self._desk = PushDesk(self._fleet, self._started_ms, verify)
@@ -253,8 +257,9 @@ class _Run:
                 self._desk.receive(decision, received_ms)
 
     def _report(self, event: BoxEvent) -> None:
-        for record in self._injector.feed(event, self._last_ms):
-            self._sender.send(record)
+        for one in (event, *self._loud.after(event)):
+            for record in self._injector.feed(one, self._last_ms):
+                self._sender.send(record)
 
     def _slip(self, by_ms: int) -> None:
         self._slipped_ms += by_ms

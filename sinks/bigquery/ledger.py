@@ -10,15 +10,16 @@ the next stream: duplicates (decision D7).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
 
 from datastreamx.errors import StateMismatchError
+from datastreamx.snapshots import decode_versioned, encode_versioned
 
-SNAPSHOT_VERSION = 1
+VERSION = 2
 
 
 class Segment(msgspec.Struct, frozen=True, array_like=True):
@@ -29,10 +30,59 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
     end: int
 
 
-class _Snapshot(msgspec.Struct, frozen=True):
+class _Snapshot(msgspec.Struct, frozen=True, array_like=True):
     version: int
     parent: str
     segments: tuple[Segment, ...]
+
+
+_DECODER = msgspec.msgpack.Decoder(_Snapshot)
+
+
+def _encode(parent: str, segments: Iterable[Segment]) -> bytes:
+    return encode_versioned(_Snapshot(VERSION, parent, tuple(segments)))
+
+
+def _decode(state: bytes, what: str) -> _Snapshot:
+    return decode_versioned(state, _DECODER, VERSION, f"the sink for {what}")
+
+
+def table_of(state: bytes) -> str:
+    """Name of the table that a snapshot of `FlushLedger` belongs to.
+
+    Raises:
+        StateMismatchError: Damaged, of another version, or no such snapshot.
+    """
+    return _decode(state, "a table").parent.rpartition("/")[2]
+
+
+def read_segments(state: bytes, what: str) -> tuple[Segment, ...]:
+    """Segments in a snapshot of `FlushLedger`; `what` names it in errors.
+
+    Raises:
+        StateMismatchError: Written by another version, or no such snapshot.
+    """
+    return _decode(state, what).segments
+
+
+def merge_segments(states: Sequence[bytes], what: str) -> bytes:
+    """One snapshot with the segments of several, at least one, of the same table; `what` names them in errors.
+
+    Every stream must be in one of them only: who holds a segment makes its rows visible.
+
+    Raises:
+        StateMismatchError: They belong to several tables, or two name the same stream, or one cannot be read.
+    """
+    snapshots = [_decode(state, what) for state in states]
+    parents = sorted({snapshot.parent for snapshot in snapshots})
+    if len(parents) > 1:
+        raise StateMismatchError(f"The states of the sinks for {what} belong to several tables: {', '.join(parents)}")
+    segments = [segment for snapshot in snapshots for segment in snapshot.segments]
+    streams = [segment.stream for segment in segments]
+    twice = sorted({stream for stream in streams if streams.count(stream) > 1})
+    if twice:
+        raise StateMismatchError(f"Two states of the sink for {what} hold the same streams: {', '.join(twice)}")
+    return _encode(parents[0], segments)
 
 
 class FlushTarget(NamedTuple):
@@ -67,15 +117,7 @@ class FlushLedger:
         Raises:
             StateMismatchError: Written by another version or for another table.
         """
-        try:
-            snapshot = msgspec.msgpack.decode(state, type=_Snapshot)
-        except msgspec.MsgspecError as error:
-            raise StateMismatchError(f"The state of the sink for {self._parent} is unreadable: {error}") from error
-        if snapshot.version != SNAPSHOT_VERSION:
-            raise StateMismatchError(
-                f"The state of the sink for {self._parent} has version {snapshot.version}, this program writes "
-                f"{SNAPSHOT_VERSION}: resume with the program that wrote it, or start with an empty recovery store"
-            )
+        snapshot = _decode(state, self._parent)
         if snapshot.parent != self._parent:
             raise StateMismatchError(
                 f"The recovery store belongs to {snapshot.parent}, the configuration names {self._parent}: "
@@ -110,7 +152,7 @@ class FlushLedger:
                 segments.append(Segment(stream, marks.flushed, marks.acked))
             elif marks.is_closed:
                 marks.is_forgotten = True
-        return msgspec.msgpack.encode(_Snapshot(SNAPSHOT_VERSION, self._parent, tuple(segments)))
+        return _encode(self._parent, segments)
 
     def prove(self) -> None:
         """The last snapshot is durable: its rows may be flushed, streams that it no longer names finalized.

@@ -6,7 +6,7 @@ a bill for the whole table, so the flow refuses to write to one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -63,9 +63,19 @@ def wanted_table(table: Table, dataset: bigquery.DatasetReference) -> bigquery.T
 
 
 def plan_tables(
-    client: bigquery.Client, config: BigQueryConfig, tables: Iterable[Table] = tuple(TABLES.values())
+    client: bigquery.Client,
+    config: BigQueryConfig,
+    tables: Iterable[Table] = tuple(TABLES.values()),
+    *,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> list[Change]:
     """Changes that bring the dataset to the wanted state, in the order in which they have to be made.
+
+    Args:
+        client: As from `client.rest_client`.
+        config: Names the dataset.
+        tables: What has to be there.
+        on_wait: Called before each question, for a heartbeat; an answer may take `REST_TIMEOUT_S`.
 
     Raises:
         UnsafeTableError: A table exists in a shape that cannot be changed; lists every problem with its remedy.
@@ -78,6 +88,7 @@ def plan_tables(
     if not _dataset_exists(client, dataset):
         changes.append(Change(ChangeKind.CREATE_DATASET, _name(dataset)))
     for table in tables:
+        on_wait()
         target = f"{_name(dataset)}.{table.name}"
         found = None if changes[:1] and changes[0].table is None else _find(client, dataset.table(table.name))
         if found is None:
@@ -120,16 +131,20 @@ def apply_tables(
 
 
 def check_tables(
-    client: bigquery.Client, config: BigQueryConfig, tables: Iterable[Table] = tuple(TABLES.values())
+    client: bigquery.Client,
+    config: BigQueryConfig,
+    tables: Iterable[Table] = tuple(TABLES.values()),
+    *,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> None:
-    """Refuse to start unless every table is in the wanted state. Changes nothing.
+    """Refuse to start unless every table is in the wanted state. Changes nothing. Arguments as for `plan_tables`.
 
     Raises:
         UnsafeTableError: Something is missing or cannot be used; lists all of it.
         RetryableError: BigQuery is unwell.
         CrashError: BigQuery refuses the calls.
     """
-    changes = plan_tables(client, config, tables)
+    changes = plan_tables(client, config, tables, on_wait=on_wait)
     if changes:
         missing = [f"missing: {change}" for change in changes]
         raise UnsafeTableError(_listed("BigQuery is not ready; run `datastreamx apply`", missing))

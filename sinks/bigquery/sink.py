@@ -75,7 +75,7 @@ class BigQuerySink(FixedPartitionedSink[WarehouseItem, bytes]):
         )
         parent = f"{self._dataset}/tables/{for_part}"
         loader = TableLoader(self._tables[for_part], parent, self._settings, env, resume_state)
-        return _TablePart(step_id, loader, self._siblings.loaders)
+        return _TablePart(step_id, loader, self._siblings.loaders, self._on_wait)
 
 
 class _Siblings(threading.local):
@@ -88,14 +88,19 @@ class _Siblings(threading.local):
 class _TablePart(StatefulSinkPartition[WarehouseItem, bytes]):
     """One table's loader as Bytewax calls it."""
 
-    def __init__(self, step_id: str, loader: TableLoader, siblings: list[TableLoader]) -> None:
+    def __init__(
+        self, step_id: str, loader: TableLoader, siblings: list[TableLoader], on_wait: Callable[[], None]
+    ) -> None:
         self._loader = loader
+        # A new write stream may take its whole time-out, and one table comes after the other.
+        self._on_wait = on_wait
         self._siblings = siblings
         self._siblings.append(loader)
         self._snapshot_seconds = metrics.SNAPSHOT_SECONDS.labels(step_id)
 
     def write_batch(self, values: list[WarehouseItem]) -> None:
         """Hand rows over; a tick lets the last snapshot's rows become visible."""
+        self._on_wait()
         for value in values:
             if isinstance(value, Tick):
                 self._loader.tick()
@@ -107,6 +112,7 @@ class _TablePart(StatefulSinkPartition[WarehouseItem, bytes]):
         with self._snapshot_seconds.time():
             # All parts are about to be asked: the round trips of the tables then overlap instead of adding up.
             for sibling in self._siblings:
+                self._on_wait()
                 sibling.send()
             return self._loader.snapshot()
 

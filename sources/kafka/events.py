@@ -13,9 +13,13 @@ from datastreamx.model.keygroup import KeyGroup
 from datastreamx.place import Place
 from datastreamx.pulse import Pulse
 from sources.kafka.chunks import chunks_of
-from sources.kafka.positions import Layout, decode_positions, encode_positions
+from sources.kafka.history import Beginning, History
+from sources.kafka.layouts import event_layouts
+from sources.kafka.positions import Layout
 from sources.kafka.reader import PartitionReader
-from sources.kafka.start import StartPosition, split_among
+from sources.kafka.start import StartPosition
+
+GROUP = "datastreamx-ads"
 
 MakeReader = Callable[[Layout, str], PartitionReader]
 """From what to read and the client id to a reader that was not started."""
@@ -31,7 +35,11 @@ class EventSource(FixedPartitionedSource[tuple[str, Chunk], bytes]):
         drained: Asked then: the source ends when it says so. At the end of input Bytewax lets one key after the other
             finish what it has under way; what is done under another key cannot leave meanwhile, and is late.
         stop_at_end: End once every partition was read to its end, for replays.
+        until_ms: Each partition ends at its first record of this Kafka timestamp or a later one, which is not read; the
+            source ends when all have.
         start: Instead of `events.start`.
+        accept_store: Go on with a recovery store that is older than what the flow has done, or with none.
+        group: Under which proven positions are kept; `None`: nowhere, for replays.
         make_reader: Instead of a reader of the configured brokers, for tests.
     """
 
@@ -44,30 +52,22 @@ class EventSource(FixedPartitionedSource[tuple[str, Chunk], bytes]):
         stop: threading.Event | None = None,
         drained: Callable[[], bool] = lambda: True,
         stop_at_end: bool = False,
+        until_ms: int | None = None,
         start: StartPosition | None = None,
+        accept_store: bool = False,
+        group: str | None = GROUP,
         make_reader: MakeReader | None = None,
     ) -> None:
-        events = config.events
-        place = place or Place()
         self._pulse = pulse or Pulse()
-        self._layouts = {
-            f"reader-{reader:02d}": Layout(
-                topics=(config.topics.events,),
-                partitions=share,
-                partition_count=events.partitions,
-                groups_per_partition=events.groups_per_partition,
-            )
-            for reader, share in enumerate(split_among(place.partitions(events.partitions), place.readers))
-            if share
-        }
-        self._chunk_records = events.chunk_records
+        self._layouts = event_layouts(config, place or Place())
+        self._chunk_records = config.events.chunk_records
         self._stop = stop or threading.Event()
         self._drained = drained
         self._stop_at_end = stop_at_end
-        self._start = start or StartPosition.parse(events.start)
+        self._beginning = Beginning(start or StartPosition.parse(config.events.start), accept_store=accept_store)
         self._make_reader = make_reader or (
             lambda layout, client_id: PartitionReader(
-                config.kafka, layout, client_id=client_id, group="datastreamx-ads", pulse=self._pulse
+                config.kafka, layout, client_id=client_id, group=group, pulse=self._pulse, until_ms=until_ms
             )
         )
 
@@ -76,17 +76,13 @@ class EventSource(FixedPartitionedSource[tuple[str, Chunk], bytes]):
         return [*self._layouts]
 
     def build_part(self, step_id: str, for_part: str, resume_state: bytes | None) -> EventPartition:
-        """Connect and begin where the snapshot says; raises what `PartitionReader.start` does.
-
-        Raises:
-            StateMismatchError: The snapshot belongs to another topic, other partitions or key groups.
-        """
+        """Connect and begin where the snapshot says; raises what `History.begin` does."""
         layout = self._layouts[for_part]
-        origin = self._start if resume_state is None else decode_positions(resume_state, layout)
         reader = self._make_reader(layout, f"{step_id}.{for_part}")
-        reader.start(origin)
+        history = History.begin(reader, layout, resume_state, self._beginning)
         return EventPartition(
             reader,
+            history,
             layout,
             pulse=self._pulse,
             chunk_records=self._chunk_records,
@@ -102,6 +98,7 @@ class EventPartition(StatefulSourcePartition[tuple[str, Chunk], bytes]):
     def __init__(  # noqa: PLR0913 - what the source was told, all by name
         self,
         reader: PartitionReader,
+        history: History,
         layout: Layout,
         *,
         pulse: Pulse,
@@ -111,13 +108,13 @@ class EventPartition(StatefulSourcePartition[tuple[str, Chunk], bytes]):
         stop_at_end: bool,
     ) -> None:
         self._reader = reader
+        self._history = history
         self._layout = layout
         self._pulse = pulse
         self._chunk_records = chunk_records
         self._stop = stop
         self._drained = drained
         self._stop_at_end = stop_at_end
-        self._owes_proof = False
         # Building a key's text takes longer than looking it up.
         self._keys = {
             (partition, group): KeyGroup(partition, group).key
@@ -128,15 +125,14 @@ class EventPartition(StatefulSourcePartition[tuple[str, Chunk], bytes]):
     def next_batch(self) -> Iterable[tuple[str, Chunk]]:
         """Chunks of what has arrived; never blocks."""
         self._pulse.ran()
-        if self._owes_proof:
-            # Bytewax lets a source go on only when the epoch before is durable (decision D7).
-            self._owes_proof = False
+        if self._history.prove():
             self._pulse.snapshot_is_durable()
         if self._stop.is_set():
             return self._end()
         runs = self._reader.poll(self._chunk_records)
         if not runs:
-            return self._end() if self._stop_at_end and self._reader.caught_up else []
+            is_over = self._reader.is_over or (self._stop_at_end and self._reader.caught_up)
+            return self._end() if is_over else []
         return [
             (self._keys[chunk.partition, chunk.group], chunk)
             for run in runs
@@ -149,10 +145,8 @@ class EventPartition(StatefulSourcePartition[tuple[str, Chunk], bytes]):
         return []
 
     def snapshot(self) -> bytes:
-        """Next offset of every partition; also shows them to lag tools."""
-        self._owes_proof = True
-        self._reader.commit()
-        return encode_positions(self._layout, self._reader.positions)
+        """Next offset and lineage of every partition."""
+        return self._history.take()
 
     def close(self) -> None:
         """Leave the brokers."""

@@ -13,6 +13,7 @@ from sources.kafka.codes import MISSING_TOPIC, TIMED_OUT
 from sources.kafka.health import BrokerHealth
 from sources.kafka.outside import Outside
 from sources.kafka.start import PartitionId, Watermarks
+from sources.kafka.witness import Evidence, parse_evidence
 
 T = TypeVar("T")
 
@@ -90,6 +91,23 @@ class BrokerQueries:
             return {(a.topic, a.partition): None if a.offset == OFFSET_END else a.offset for a in answer}
 
         return self._ask(f"the offsets at time {timestamp_ms}", ask)
+
+    def evidence(self, partitions: list[PartitionId]) -> dict[PartitionId, Evidence]:
+        """What the consumer's group has committed, as far as it has."""
+
+        def ask() -> dict[PartitionId, Evidence]:
+            wanted = [TopicPartition(*one) for one in partitions]
+            answer = self._consumer.committed(wanted, timeout=ATTEMPT_TIMEOUT_S)
+            found: dict[PartitionId, Evidence] = {}
+            for one in answer:
+                if one.error is not None:
+                    raise KafkaException(one.error)
+                told = parse_evidence(one.offset, one.metadata)
+                if told is not None:
+                    found[one.topic, one.partition] = told
+            return found
+
+        return self._ask("the offsets that the group has committed", ask)
 
     def _ask(self, what: str, call: Callable[[], T]) -> T:
         """Repeat `call` until it answers; only a topic that does not exist is an answer in itself."""

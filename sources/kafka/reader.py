@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
@@ -19,20 +19,26 @@ from datastreamx.metrics import (
     SOURCE_RECORDS,
 )
 from datastreamx.pulse import Pulse
+from sources.kafka.alignment import Alignment
 from sources.kafka.chunks import Run, runs_of
 from sources.kafka.codes import END_OF_PARTITION, MISSING_TOPIC, OUT_OF_RANGE
 from sources.kafka.health import ANY_TOPIC, BrokerHealth
 from sources.kafka.outside import Outside
-from sources.kafka.positions import Layout
+from sources.kafka.partition import PartitionState
+from sources.kafka.positions import Layout, Positions
 from sources.kafka.queries import BrokerQueries
 from sources.kafka.start import PartitionId, StartPosition, Watermarks, beyond_end, expired, first_offset
 from sources.kafka.tail import TailReader
+from sources.kafka.witness import Evidence
 
 _log = get_logger("source")
 
 PUBLISH_INTERVAL_S = 1.0
 PREFETCH_KBYTES = 32_768
 QUEUE_BACKOFF_MS = 10
+SLICE_RECORDS = 16
+NO_GROUP = "datastreamx-reader"
+"""The client wants the name of a group even if it never uses it."""
 
 
 def reading_properties(kafka: KafkaConfig, client_id: str, group: str, health: BrokerHealth) -> dict[str, Any]:
@@ -51,24 +57,6 @@ def reading_properties(kafka: KafkaConfig, client_id: str, group: str, health: B
     }
 
 
-class _Partition:
-    """What the reader knows of one partition."""
-
-    __slots__ = ("bytes", "end_offset", "newest_ms", "next_offset", "records")
-
-    def __init__(self, next_offset: int) -> None:
-        self.next_offset = next_offset
-        self.end_offset = -1
-        self.newest_ms = 0
-        self.records = 0
-        self.bytes = 0
-
-    @property
-    def is_at_end(self) -> bool:
-        """Whether nothing came after the last end-of-partition event."""
-        return self.next_offset == self.end_offset
-
-
 class PartitionReader:
     """Reads the partitions of a layout through one consumer. Not thread-safe.
 
@@ -76,8 +64,11 @@ class PartitionReader:
 
     Args:
         client_id: How the brokers call this client in logs and quotas.
-        group: Consumer group under which `commit` displays the progress; nothing is ever read back from it.
+        group: Consumer group under which `commit` shows what is proven; `None`: nothing is shown and nobody is asked.
         pulse: Beats while the reader waits, and learns the lag.
+        slack_ms: How far one topic of a partition may be read ahead of the others while these have more, by Kafka
+            timestamps; unset: as far as it happens.
+        until_ms: Each partition ends at its first record of this Kafka timestamp or a later one, which is not read.
     """
 
     def __init__(  # noqa: PLR0913 - all but two by name
@@ -86,21 +77,27 @@ class PartitionReader:
         layout: Layout,
         *,
         client_id: str,
-        group: str,
+        group: str | None,
         pulse: Pulse | None = None,
+        slack_ms: int | None = None,
+        until_ms: int | None = None,
         outside: Outside | None = None,
     ) -> None:
+        self._slack_ms = slack_ms
+        self._until_ms = until_ms
         self._layout = layout
         self._client_id = client_id
+        self._group = group
         self._pulse = pulse or Pulse()
         outside = outside or Outside()
         self._clock = outside.clock
         self._health = BrokerHealth(kafka.bootstrap)
-        properties = reading_properties(kafka, client_id, group, self._health)
+        properties = reading_properties(kafka, client_id, group or NO_GROUP, self._health)
         self._consumer = outside.make_consumer({**properties, "on_commit": self._on_commit})
         self._queries = BrokerQueries(self._consumer, self._health, outside)
         self._tail = TailReader(self._consumer, self._queries, self._health, outside, self._pulse.beat)
-        self._partitions: dict[PartitionId, _Partition] = {}
+        self._partitions: dict[PartitionId, PartitionState] = {}
+        self._alignment: Alignment | None = None
         self._publish_at_s = 0.0
 
     @property
@@ -110,8 +107,18 @@ class PartitionReader:
 
     @property
     def caught_up(self) -> bool:
-        """Whether every partition was read to the end that it had when the broker last answered for it."""
-        return all(state.is_at_end for state in self._partitions.values())
+        """Whether every partition was read to the end that it had when the broker last answered, or to `until_ms`."""
+        return all(state.has_ended for state in self._partitions.values())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every partition was read to `until_ms`."""
+        return all(state.is_over and state.has_ended for state in self._partitions.values())
+
+    def progress(self) -> tuple[int, int]:
+        """Records done since the start, and records to do in all; the latter is a lower bound and may grow."""
+        done, known = zip(*(state.progress for state in self._partitions.values()), strict=True)
+        return sum(done), sum(known)
 
     def start(self, origin: StartPosition | Mapping[PartitionId, int]) -> None:
         """Check the topics, choose the first offsets and begin to fetch. Blocks until the brokers have answered.
@@ -135,39 +142,63 @@ class PartitionReader:
             first = {partition: origin[partition] for partition in owned}
         for partition, offset in first.items():
             self._require_held(partition, offset, watermarks[partition])
-        self._partitions = {partition: _Partition(offset) for partition, offset in first.items()}
+        self._partitions = {
+            partition: PartitionState(offset, watermarks[partition].high, self._until_ms)
+            for partition, offset in first.items()
+        }
+        if self._slack_ms is not None:
+            self._alignment = Alignment(self._partitions, self._slack_ms, self._pause, self._resume)
         self._consumer.assign([TopicPartition(topic, number, offset) for (topic, number), offset in first.items()])
         _log.info("source.started", topics=self._layout.topics, partitions=len(self._layout.partitions))
 
-    def poll(self, records_max: int) -> list[Run]:
-        """At most `records_max` records that the client has fetched already, gathered by partition. Never blocks.
+    def poll(self, records_max: int, bytes_max: int | None = None) -> list[Run]:
+        """What the client has fetched already, gathered by partition. Never blocks.
+
+        Args:
+            records_max: Most records to take from the client. With a slack, more may be returned of what had to wait.
+            bytes_max: No more are taken when these are reached.
 
         Raises:
             ExpiredOffsetError: Retention deleted records before they were read.
             MissingTopicError: A topic was deleted.
         """
-        try:
-            messages: Sequence[Message] = self._consumer.consume(records_max, 0)
-        except KafkaException as failure:
-            self._health.failed(failure.args[0])
-            messages = ()
-        runs: list[Run] = []
+        messages = self._consume(records_max) if bytes_max is None else self._consume_sliced(records_max, bytes_max)
+        fetched: list[Run] = []
         if messages:
+            records = messages
             if any(map(Message.error, messages)):
-                messages = [message for message in messages if not self._is_event(message)]
-            runs = runs_of(messages)
-            for run in runs:
-                self._advance(run)
+                records = [message for message in messages if not self._is_event(message)]
+            fetched = runs_of(records)
+            for run in fetched:
+                self._hold(run)
+        if self._alignment is None:
+            runs = [run._replace(messages=self._partitions[run[:2]].release(None)) for run in fetched]
+            runs = [run for run in runs if run.messages]
+        else:
+            runs = self._alignment.release({int(message.partition() or 0) for message in messages})
         if self._clock.monotonic_s() >= self._publish_at_s:
             self._publish()
         return runs
 
-    def commit(self) -> None:
-        """Show the positions to lag tools; asynchronous, and failures are only counted.
+    def evidence(self) -> dict[PartitionId, Evidence]:
+        """What the group has committed of the partitions of this reader; nothing without a group. Blocks.
 
-        Nothing reads them back: the recovery store alone says where to go on.
+        Raises:
+            RetryableError: No broker answered in time.
         """
-        offsets = [TopicPartition(topic, number, offset) for (topic, number), offset in self.positions.items()]
+        return {} if self._group is None else self._queries.evidence(self._layout.owned)
+
+    def commit(self, proven: Positions) -> None:
+        """Show `proven` to lag tools and to the next start; asynchronous, and failures are only counted.
+
+        Where to go on is not read back: that the recovery store alone says.
+        """
+        if self._group is None:
+            return
+        offsets = [
+            TopicPartition(topic, number, offset, proven.lineages[number].metadata)
+            for (topic, number), offset in proven.next_offsets.items()
+        ]
         try:
             self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as failure:
@@ -208,10 +239,7 @@ class PartitionReader:
         code = error.code()
         if code == END_OF_PARTITION:
             self._health.answered()
-            state = self._partitions[partition]
-            # The end may lie behind markers that are no records; without this, lag would never reach 0.
-            state.end_offset = int(message.offset() or 0)
-            state.next_offset = max(state.next_offset, state.end_offset)
+            self._partitions[partition].ended(int(message.offset() or 0))
         elif code in OUT_OF_RANGE:
             self._raise_out_of_range(partition, error)
         elif code in MISSING_TOPIC:
@@ -226,21 +254,46 @@ class PartitionReader:
         return True
 
     def _raise_out_of_range(self, partition: PartitionId, error: KafkaError) -> None:
-        wanted = self._partitions[partition].next_offset
+        wanted = self._partitions[partition].fetch_offset
         watermarks = self._queries.watermarks(partition)
         _log.error("source.out_of_range", topic=partition[0], partition=partition[1], error=error.str())
         if wanted < watermarks.low:
             raise expired(partition, wanted, watermarks.low)
         raise beyond_end(partition, wanted, *watermarks)
 
-    def _advance(self, run: Run) -> None:
-        state = self._partitions[run.topic, run.partition]
-        newest = run.messages[-1]
-        # The end event of the same poll has been dealt with, and may stand further on.
-        state.next_offset = max(state.next_offset, int(newest.offset() or 0) + 1)
-        state.newest_ms = newest.timestamp()[1]
-        state.records += len(run.messages)
-        state.bytes += sum(map(len, run.messages))
+    def _consume(self, records_max: int) -> list[Message]:
+        try:
+            messages: list[Message] = self._consumer.consume(records_max, 0)
+        except KafkaException as failure:
+            self._health.failed(failure.args[0])
+            return []
+        return messages
+
+    def _consume_sliced(self, records_max: int, bytes_max: int) -> list[Message]:
+        """Small slices, because the client counts only records."""
+        messages: list[Message] = []
+        size = 0
+        while len(messages) < records_max and size < bytes_max:
+            some = self._consume(SLICE_RECORDS)
+            if not some:
+                break
+            messages += some
+            size += sum(map(len, some))
+        return messages
+
+    def _hold(self, run: Run) -> None:
+        partition = (run.topic, run.partition)
+        state = self._partitions[partition]
+        was_over = state.is_over
+        state.hold(run.messages)
+        if state.is_over and not was_over:
+            self._pause(partition)
+
+    def _pause(self, partition: PartitionId) -> None:
+        self._consumer.pause([TopicPartition(*partition)])
+
+    def _resume(self, partition: PartitionId) -> None:
+        self._consumer.resume([TopicPartition(*partition)])
 
     def _on_commit(self, error: KafkaError | None, _partitions: list[TopicPartition]) -> None:
         if error is not None:
@@ -259,7 +312,7 @@ class PartitionReader:
                 SOURCE_BYTES.labels(topic, label).inc(state.bytes)
                 state.records = state.bytes = 0
             marks = self._consumer.get_watermark_offsets(TopicPartition(topic, number), cached=True)
-            lag = 0 if state.is_at_end or marks is None else max(0, marks[1] - state.next_offset)
+            lag = 0 if state.has_ended or marks is None else max(0, marks[1] - state.next_offset)
             age_s = (now_ms - state.newest_ms) / 1000 if lag and state.newest_ms else 0.0
             SOURCE_LAG_RECORDS.labels(topic, label).set(lag)
             SOURCE_LAG_SECONDS.labels(topic, label).set(max(0.0, age_s))

@@ -13,26 +13,39 @@ from datastreamx.config import Config
 from datastreamx.model.log import LogBatch, Tick
 from datastreamx.place import Place
 from datastreamx.pulse import Pulse
-from sources.kafka.positions import Layout, decode_positions, encode_positions
+from sources.kafka.chunks import Run
+from sources.kafka.history import Beginning, History
+from sources.kafka.layouts import log_layouts
+from sources.kafka.positions import Layout
 from sources.kafka.reader import PartitionReader
-from sources.kafka.start import PartitionId, StartPosition, split_among
+from sources.kafka.start import StartPosition
 
 POLL_BYTES = 8_000_000
-SLICE_RECORDS = 16
+"""Facts vary from 1 KB to 1 MB."""
+
+GROUP = "datastreamx-warehouse"
 
 _BEGINNING = StartPosition("beginning")
 
+SLACK_MS_MAX = 60_000
+
 MakeReader = Callable[[Layout, str], PartitionReader]
 """From what to read and the client id to a reader that was not started."""
+
+
+def slack_ms(config: Config) -> int:
+    """How far facts may be read ahead of decisions and the other way round: a quarter of what the join can bridge."""
+    return min(SLACK_MS_MAX, config.warehouse.decision_memory_ms // 4)
 
 
 class WarehouseSource(FixedPartitionedSource[LogBatch | Tick, bytes]):
     """Emits a `LogBatch` per (topic, partition) and poll, and a `Tick` first after each of its snapshots.
 
     Args:
-        group: Under which positions are shown to lag tools.
+        group: Under which proven positions are kept; `None`: nowhere, for replays.
         start: Where to begin when there is no state. The beginning suits the warehouse: what the topics hold belongs
             into the tables.
+        accept_store: Go on with a recovery store that is older than what the flow has done, or with none.
         may_read: When false, the source pauses; ticks come all the same.
         place: Which partitions are read here, by how many consumers; each of these is one Bytewax partition and reads
             both topics.
@@ -46,8 +59,9 @@ class WarehouseSource(FixedPartitionedSource[LogBatch | Tick, bytes]):
         self,
         config: Config,
         *,
-        group: str = "datastreamx-warehouse",
+        group: str | None = GROUP,
         start: StartPosition = _BEGINNING,
+        accept_store: bool = False,
         may_read: Callable[[], bool] = lambda: True,
         place: Place | None = None,
         pulse: Pulse | None = None,
@@ -55,27 +69,17 @@ class WarehouseSource(FixedPartitionedSource[LogBatch | Tick, bytes]):
         stop_at_end: bool = False,
         make_reader: MakeReader | None = None,
     ) -> None:
-        place = place or Place()
         self._pulse = pulse or Pulse()
-        self._layouts = {
-            f"reader-{reader:02d}": Layout(
-                topics=(config.topics.facts, config.topics.decisions),
-                partitions=share,
-                partition_count=config.events.partitions,
-                groups_per_partition=config.events.groups_per_partition,
-            )
-            for reader, share in enumerate(split_among(place.partitions(config.events.partitions), place.readers))
-            if share
-        }
+        self._layouts = log_layouts(config, place or Place())
         self._records_max = config.events.chunk_records
         self._stop = stop or threading.Event()
         self._stop_at_end = stop_at_end
         self._make_reader = make_reader or (
             lambda layout, client_id: PartitionReader(
-                config.kafka, layout, client_id=client_id, group=group, pulse=self._pulse
+                config.kafka, layout, client_id=client_id, group=group, pulse=self._pulse, slack_ms=slack_ms(config)
             )
         )
-        self._start = start
+        self._beginning = Beginning(start, accept_store=accept_store)
         self._may_read = may_read
 
     def list_parts(self) -> list[str]:
@@ -83,18 +87,13 @@ class WarehouseSource(FixedPartitionedSource[LogBatch | Tick, bytes]):
         return [*self._layouts]
 
     def build_part(self, step_id: str, for_part: str, resume_state: bytes | None) -> WarehousePartition:
-        """Connect and begin where the snapshot says; raises what `PartitionReader.start` does.
-
-        Raises:
-            StateMismatchError: The snapshot belongs to other topics, partitions or key groups.
-        """
+        """Connect and begin where the snapshot says; raises what `History.begin` does."""
         layout = self._layouts[for_part]
-        origin = self._start if resume_state is None else decode_positions(resume_state, layout)
         reader = self._make_reader(layout, f"{step_id}.{for_part}")
-        reader.start(origin)
+        history = History.begin(reader, layout, resume_state, self._beginning)
         return WarehousePartition(
             reader,
-            layout,
+            history,
             pulse=self._pulse,
             records_max=self._records_max,
             may_read=self._may_read,
@@ -109,7 +108,7 @@ class WarehousePartition(StatefulSourcePartition[LogBatch | Tick, bytes]):
     def __init__(  # noqa: PLR0913  what the source was told
         self,
         reader: PartitionReader,
-        layout: Layout,
+        history: History,
         *,
         pulse: Pulse,
         records_max: int,
@@ -118,63 +117,46 @@ class WarehousePartition(StatefulSourcePartition[LogBatch | Tick, bytes]):
         stop_at_end: bool,
     ) -> None:
         self._reader = reader
-        self._layout = layout
+        self._history = history
         self._pulse = pulse
         self._records_max = records_max
         self._may_read = may_read
         self._stop = stop
         self._stop_at_end = stop_at_end
-        # Not at the start: what a sink's snapshot holds at a resume is durable anyway, and the sink knows it.
-        self._owes_tick = False
 
     def next_batch(self) -> Iterable[LogBatch | Tick]:
         """A tick if a snapshot was taken since the last call, then what has arrived; never blocks."""
         self._pulse.ran()
-        if self._stop.is_set():
-            raise StopIteration
         items: list[LogBatch | Tick] = []
-        if self._owes_tick:
-            self._owes_tick = False
+        # No tick at the start: what a sink's snapshot holds at a resume is durable anyway, and the sink knows it.
+        if self._history.prove():
             self._pulse.snapshot_is_durable()
             items.append(Tick())
-        batches = self._poll() if self._may_read() else []
-        if not (items or batches) and self._stop_at_end and self._reader.caught_up:
+        if self._stop.is_set():
             raise StopIteration
-        return [*items, *batches]
+        runs = self._reader.poll(self._records_max, POLL_BYTES) if self._may_read() else []
+        if not (items or runs) and self._stop_at_end and self._reader.caught_up:
+            raise StopIteration
+        return [*items, *map(log_batch, runs)]
 
     def snapshot(self) -> bytes:
-        """Next offset of every partition; the next batch begins with a tick."""
-        self._owes_tick = True
-        self._reader.commit()
-        return encode_positions(self._layout, self._reader.positions)
+        """Next offset and lineage of every partition; the next batch begins with a tick."""
+        return self._history.take()
 
     def close(self) -> None:
         """Leave the brokers."""
         self._reader.close()
 
-    def _poll(self) -> list[LogBatch]:
-        """Take small slices up to `POLL_BYTES`: the client counts only records, and facts vary from 1 KB to 1 MB."""
-        records = size = 0
-        gathered: dict[PartitionId, list[Message]] = {}
-        while records < self._records_max and size < POLL_BYTES:
-            runs = self._reader.poll(SLICE_RECORDS)
-            if not runs:
-                break
-            for run in runs:
-                records += len(run.messages)
-                size += sum(map(len, run.messages))
-                gathered.setdefault((run.topic, run.partition), []).extend(run.messages)
-        return [_log_batch(*partition, messages) for partition, messages in gathered.items()]
 
-
-def _log_batch(topic: str, partition: int, messages: list[Message]) -> LogBatch:
+def log_batch(run: Run) -> LogBatch:
+    """Records of one partition, as they stand in the log."""
     return LogBatch(
-        topic=topic,
-        partition=partition,
-        offsets=[int(message.offset() or 0) for message in messages],
-        timestamps_ms=[message.timestamp()[1] for message in messages],
-        values=[message.value() or b"" for message in messages],
-        headers=[_headers(message) for message in messages],
+        topic=run.topic,
+        partition=run.partition,
+        offsets=[int(message.offset() or 0) for message in run.messages],
+        timestamps_ms=[message.timestamp()[1] for message in run.messages],
+        values=[message.value() or b"" for message in run.messages],
+        headers=[_headers(message) for message in run.messages],
     )
 
 

@@ -17,6 +17,7 @@ from datastreamx.cli.status.report import (
     KafkaStatus,
     Lag,
     LastDecision,
+    ProcessStatus,
     Status,
     Store,
     TableStatus,
@@ -25,9 +26,13 @@ from datastreamx.cli.status.report import (
     exit_code,
     total_lag,
 )
-from datastreamx.cli.status.stores import look_at_store
-from datastreamx.cli.status.tables import freshness_sql
+from datastreamx.cli.status.stores import look_at_processes, look_at_store
+from datastreamx.cli.status.tables import freshness_sql, rate_window_ms
 from datastreamx.cli.terminal import show
+from datastreamx.supervisor import Status as Supervision
+from datastreamx.supervisor import status_path
+from datastreamx.supervisor.status import write_status
+from datastreamx.supervisor.view import Exit as WorkerExit
 from datastreamx.tables import TABLES
 from tests.builders import T0, config
 from tests.cli.running import Cli
@@ -37,14 +42,34 @@ def lag(committed: int | None, end: int, *, exact: bool = True) -> Lag:
     return Lag(topic="box-events", partition=0, committed=committed, end=end, is_end_exact=exact)
 
 
-def status(*lags: Lag, written_ms: int | None = T0, kafka: Any = None, bigquery: Any = None) -> Status:
-    store = Store(directory="recovery/ads", files=4, bytes=4096, written_ms=written_ms)
+def status(
+    *lags: Lag,
+    written_ms: int | None = T0,
+    kafka: Any = None,
+    bigquery: Any = None,
+    supervisor: Supervision | None = None,
+) -> Status:
+    store = Store(directory="recovery/ads-0", files=4, bytes=4096, written_ms=written_ms)
+    process = ProcessStatus(name="ads-0", store=store, supervisor=supervisor)
     return Status(
         at_ms=T0,
         kafka=kafka or KafkaStatus(address="a:1"),
         bigquery=bigquery or BigQueryStatus(address="p.d"),
-        flows=[FlowStatus(name="ads", group="g", lags=[*lags], store=store)],
+        flows=[FlowStatus(name="ads", group="g", lags=[*lags], processes=[process])],
     )
+
+
+def supervision(**changes: Any) -> Supervision:
+    fields: dict[str, Any] = {
+        "flow": "ads",
+        "store": "ads-0",
+        "at_ms": T0 - 500,
+        "supervisor_pid": 1,
+        "stage": "running",
+        "since_ms": T0 - 90_000,
+        "report_age_ms": 400,
+    }
+    return Supervision(**{**fields, **changes})
 
 
 def decision(decided_ms: int, *, ads: int = 1) -> LastDecision:
@@ -89,7 +114,7 @@ def test_a_topic_made_anew_is_noticed_but_an_uncertain_end_is_not_blamed() -> No
 
 def test_an_old_snapshot_asks_whether_the_flow_runs() -> None:
     (note,) = diagnose(status(lag(1, 1), written_ms=T0 - 90_000))
-    assert note == "ads wrote its last snapshot here 1 min 30 s ago: is it running?"
+    assert note == "ads-0 wrote its last snapshot here 1 min 30 s ago: is it running?"
     assert diagnose(status(lag(1, 1), written_ms=None)) == []
 
 
@@ -120,9 +145,78 @@ def test_json_carries_what_follows_from_the_numbers() -> None:
     tables = [TableStatus(name="bids", newest_ms=T0 - 5, window_hours=1)]
     found: Any = as_json(status(lag(7, 10), bigquery=BigQueryStatus(address="p.d", tables=tables)))
     (flow,) = found["flows"]
-    assert (flow["lag_records"], flow["lags"][0]["records"], flow["snapshot_age_ms"]) == (3, 3, 0)
+    assert (flow["lag_records"], flow["lags"][0]["records"]) == (3, 3)
+    assert flow["processes"][0]["snapshot_age_ms"] == 0
     assert found["bigquery"]["tables"][0]["age_ms"] == 5
     assert found["notes"] == []
+
+
+CRASHED = WorkerExit(at_ms=T0 - 10_000, code=1, reason="error")
+
+
+@pytest.mark.parametrize(
+    ("found", "note"),
+    [
+        (
+            supervision(stage="backing_off", recent_failures=3, last_exit=CRASHED),
+            "ads-0 fails again and again, 3 times lately; the last time it ended with code 1",
+        ),
+        (supervision(report_age_ms=12_000), "the worker of ads-0 has been silent for 12.0 s"),
+        (
+            supervision(stage="given_up", since_ms=T0 - 7_200_000, at_ms=T0 - 7_200_000, last_exit=CRASHED),
+            "ads-0 gave up 2 h 0 min ago: it ended with code 1; read its log, then start `datastreamx run ads` again",
+        ),
+        (
+            supervision(stage="stopped", since_ms=T0 - 60_000, at_ms=T0 - 60_000),
+            "ads-0 was stopped 1 min 0 s ago: start it with `datastreamx run ads`",
+        ),
+        (supervision(at_ms=T0 - 30_000), "ads-0 was last heard of 30.0 s ago: its supervisor is gone"),
+    ],
+    ids=["fails-again-and-again", "hangs", "gave-up", "stopped", "supervisor-gone"],
+)
+def test_what_the_supervisor_tells_is_noted_once(found: Supervision, note: str) -> None:
+    (told,) = diagnose(status(lag(1, 1), written_ms=T0 - 7_200_000, supervisor=found))
+    assert told.startswith(note)
+
+
+@pytest.mark.parametrize(
+    "found", [supervision(), supervision(stage="restoring", report_age_ms=20_000), supervision(recent_failures=1)]
+)
+def test_a_worker_at_its_work_is_nothing_to_note(found: Supervision) -> None:
+    assert diagnose(status(lag(1, 1), supervisor=found)) == []
+
+
+def test_restoring_is_told_with_what_takes_long_and_for_how_long(capsys: pytest.CaptureFixture[str]) -> None:
+    found = supervision(
+        stage="restoring", doing="loading state", since_ms=T0 - 12_000, restarts={"hang": 2}, last_exit=CRASHED
+    )
+    show(*render(status(lag(7, 10), supervisor=found)))
+    assert (
+        "ads-0  restoring: loading state, 12.0 s; 2 restarts, the last time it ended with code 1; "
+        "snapshot 0 ms ago, 4.0 KiB in 4 files" in capsys.readouterr().out
+    )
+
+
+def test_every_cell_on_this_machine_is_found_in_order_by_its_store_or_its_status(tmp_path: Path) -> None:
+    for name in ("ads-10", "ads-2", "ads-cluster", "ads-2.unfinished", "ads-old", "warehouse-0"):
+        (tmp_path / name).mkdir()
+    write_status(status_path(tmp_path, "ads-3"), supervision(store="ads-3"))
+    found = look_at_processes(tmp_path, "ads", "ads-0")
+    assert [one.name for one in found] == ["ads-cluster", "ads-2", "ads-3", "ads-10"]
+    assert [one.name for one in found if one.supervisor] == ["ads-3"]
+
+
+def test_flow_that_left_no_trace_is_shown_where_it_would_be(tmp_path: Path) -> None:
+    (found,) = look_at_processes(tmp_path, "ads", "ads-0")
+    assert (found.name, found.store.written_ms, found.supervisor) == ("ads-0", None, None)
+
+
+@pytest.mark.parametrize(
+    ("first_ms", "window_ms"),
+    [(None, 300_000), (T0 - 900_000, 300_000), (T0 - 120_000, 120_000), (T0 - 10, 10_000), (T0 + 5_000, 10_000)],
+)
+def test_rate_of_a_service_that_began_just_now_is_not_diluted(first_ms: int | None, window_ms: int) -> None:
+    assert rate_window_ms(T0, first_ms) == window_ms
 
 
 def test_table_shows_lower_bounds_and_unknown_lags(capsys: pytest.CaptureFixture[str]) -> None:

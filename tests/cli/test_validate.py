@@ -106,7 +106,8 @@ def test_example_shows_the_defaults_that_apply(monkeypatch: pytest.MonkeyPatch) 
     ]
     assert optional
     for section, key in optional:
-        assert shown[section][key] == getattr(getattr(config, section), key), f"{section}.{key}"
+        default = getattr(getattr(config, section), key)
+        assert shown[section][key] == ([*default] if isinstance(default, tuple) else default), f"{section}.{key}"
 
 
 def test_example_builds_its_adapters(monkeypatch: pytest.MonkeyPatch) -> None:

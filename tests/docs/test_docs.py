@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.parser import text_string_to_metric_families
 from typer.main import get_command
 
 from aggregators.registry import build_adapters
@@ -17,6 +18,8 @@ from datastreamx.cli.aggregator.command import aggregator
 from datastreamx.cli.app import app
 from datastreamx.config import parse_config
 from datastreamx.model.auction import Outcome
+from datastreamx.supervisor.metrics import exposition
+from datastreamx.supervisor.view import View
 from datastreamx.tables import TABLES, Table
 from datastreamx.wire.dead_letters import REASONS
 
@@ -123,30 +126,33 @@ def test_the_configuration_in_the_readme_is_sound(monkeypatch: pytest.MonkeyPatc
     assert [*build_adapters(config.aggregators)] == [one["name"] for one in tomllib.loads(example)["aggregators"]]
 
 
-def test_every_metric_is_described() -> None:
-    defined = [one for one in vars(metrics).values() if isinstance(one, Counter | Gauge | Histogram)]
-    assert defined
-    for metric in defined:
-        (family,) = metric.describe()
-        kind = {"counter": "_total"}.get(family.type, "")
-        row = rf"^\| `{family.name}{kind}` \| {family.type} \|"
-        assert re.search(row, ARCHITECTURE, re.MULTILINE), f"{family.name} has no row"
-
-
-def test_no_document_names_a_metric_that_does_not_exist() -> None:
-    defined = {
-        family.name + ("_total" if family.type == "counter" else "")
+def defined_metrics() -> dict[str, str]:
+    """Kind by name, of workers and supervisors."""
+    worker = [
+        family
         for one in vars(metrics).values()
         if isinstance(one, Counter | Gauge | Histogram)
         for family in one.describe()
+    ]
+    supervisor = text_string_to_metric_families(exposition(View(looked_s=0.0), 0.0).decode())
+    return {
+        family.name + ("_total" if family.type == "counter" else ""): family.type for family in [*worker, *supervisor]
     }
+
+
+def test_every_metric_is_described() -> None:
+    for name, kind in defined_metrics().items():
+        assert re.search(rf"^\| `{name}` \| {kind} \|", ARCHITECTURE, re.MULTILINE), f"{name} has no row"
+
+
+def test_no_document_names_a_metric_that_does_not_exist() -> None:
     named = {
         name
         for document in DOCUMENTS
         for name in re.findall(r"`(datastreamx_[a-z_]+)", document.read_text(encoding="utf-8"))
         if not name.endswith("_")
     }
-    assert named - defined == set()
+    assert named - defined_metrics().keys() == set()
 
 
 @pytest.mark.parametrize("outcome", Outcome, ids=lambda outcome: outcome.label)
@@ -189,6 +195,7 @@ def test_commands_in_the_documents_exist() -> None:
 
 
 def test_every_command_is_mentioned() -> None:
-    known = set(get_command(app).commands)  # type: ignore[attr-defined]  # as above
+    commands_ = get_command(app).commands  # type: ignore[attr-defined]  # as above
+    known = {name for name, command in commands_.items() if not command.hidden}
     named = commands(document.read_text(encoding="utf-8") for document in DOCUMENTS)
     assert known - {command[0] for command in named} == set()

@@ -14,9 +14,10 @@ from bytewax.visualize import RenderedOperator, to_rendered
 from datastreamx.acks import AckedOffsets
 from datastreamx.clock import SystemClock
 from datastreamx.config import NoticesConfig
-from flows import ads, notices, warehouse
+from flows import ads, notices, replay, warehouse
 from flows.ports.ads import AdsPorts, live_bidding_ports
 from flows.ports.notices import NoticesPorts
+from flows.ports.replay import RowsPorts
 from flows.ports.warehouse import WarehousePorts
 from operators.async_map.executor import Executor
 from operators.notices.outbox import Reply
@@ -53,7 +54,13 @@ def notices_flow() -> Dataflow:
     return notices.build(config(), NoticesPorts(log=TestingSource([]), sending=sending, dead_letters=TestingSink([])))
 
 
-FLOWS = pytest.mark.parametrize("make", [ads_flow, warehouse_flow, notices_flow], ids=["ads", "warehouse", "notices"])
+def replay_flow() -> Dataflow:
+    ports = RowsPorts(log=TestingSource([]), bigquery=TestingSink([]), dead_letters=TestingSink([]))
+    return replay.build(config(), ports)
+
+
+NAMES = ["ads", "warehouse", "notices", "replay"]
+FLOWS = pytest.mark.parametrize("make", [ads_flow, warehouse_flow, notices_flow, replay_flow], ids=NAMES)
 
 
 def steps(flow: Dataflow) -> list[str]:
@@ -105,6 +112,13 @@ STATEFUL = {
         "notices.impressions.join",
         "notices.send.outbox",
     },
+    "replay": {
+        "replay.topics",
+        "replay.viewing.state",
+        "replay.decisions.firsts",
+        "replay.impressions.join",
+        "replay.rollups.counts",
+    },
 }
 
 
@@ -128,7 +142,7 @@ def test_ids_are_unique(make: Callable[[], Dataflow]) -> None:
     assert len(set(ids)) == len(ids)
 
 
-@pytest.mark.parametrize("module", [ads, warehouse, notices], ids=["ads", "warehouse", "notices"])
+@pytest.mark.parametrize("module", [ads, warehouse, notices, replay], ids=NAMES)
 def test_graph_fits_one_screen(module: ModuleType) -> None:
     lines = inspect.getsource(module.build).splitlines()
     assert len(lines) <= SCREEN_LINES, f"{module.__name__}.build has {len(lines)} lines; move detail into operators"

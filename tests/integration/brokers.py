@@ -63,8 +63,16 @@ Record = tuple[int, bytes | None, bytes | None]
 """(partition, key, value)."""
 
 
-def produce(broker: Broker, topic: str, records: list[Record], *, timestamp_ms: int | None = None) -> list[int]:
-    """Write `records` in order; the offset that each was given."""
+def produce(
+    broker: Broker,
+    topic: str,
+    records: list[Record],
+    *,
+    timestamp_ms: int | None = None,
+    step_ms: int = 1,
+    headers: list[tuple[str, bytes]] | None = None,
+) -> list[int]:
+    """Write `records` in order, `step_ms` apart from `timestamp_ms` on; the offset that each was given."""
     producer = Producer({"bootstrap.servers": broker.bootstrap, "enable.idempotence": True, "log_level": 2})
     offsets: dict[int, int] = {}
 
@@ -77,8 +85,16 @@ def produce(broker: Broker, topic: str, records: list[Record], *, timestamp_ms: 
 
     for number, (partition, key, value) in enumerate(records):
         # 0 means now.
-        stamp = 0 if timestamp_ms is None else timestamp_ms + number
-        producer.produce(topic, value, key, partition=partition, on_delivery=on_delivery(number), timestamp=stamp)
+        stamp = 0 if timestamp_ms is None else timestamp_ms + number * step_ms
+        producer.produce(
+            topic,
+            value,
+            key,
+            partition=partition,
+            on_delivery=on_delivery(number),
+            timestamp=stamp,
+            headers=[*(headers or [])],
+        )
     assert producer.flush(30) == 0
     producer.close()
     return [offsets[number] for number in range(len(records))]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 from confluent_kafka import Message
@@ -161,7 +161,18 @@ def wrong_pushes(left: Aftermath) -> list[str]:
     return found
 
 
-def wrong_notices(left: Aftermath) -> list[str]:
+class Notices(Protocol):
+    """What is owed, what was told, and what was given up; see `Aftermath`."""
+
+    @property
+    def told(self) -> dict[str, list[Notice]]: ...
+    @property
+    def letters(self) -> dict[str, set[str]]: ...
+    @property
+    def owed(self) -> dict[str, WinningAd | None]: ...
+
+
+def wrong_notices(left: Notices) -> list[str]:
     """Every notice owed was heard once or is accounted for; nothing else was heard."""
     found: list[str] = []
     told = {notice_id(name, one): one for name, notices in left.told.items() for one in notices}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import partial
 from typing import TypeVar
 
@@ -29,7 +30,7 @@ from operators.viewing.state import KeyGroupState
 
 T = TypeVar("T")
 
-_SHOWN = 3
+_SHOWN = 5
 """Differences of one kind that are spelt out."""
 
 Origin = tuple[str, int, int]
@@ -236,39 +237,79 @@ class Evidence:
     states: dict[str, bytes]
 
 
+class Kind(StrEnum):
+    """What is violated by a difference."""
+
+    LOST = "lost"
+    DOUBLED = "doubled"
+    DECIDED_TWICE = "decided twice"
+    LATE_WIN = "won after its deadline"
+    DECISION = "decision"
+    DEAD_LETTER = "dead letter"
+    STATE = "state"
+    ROLLUP = "rollup"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something in which a run differs from one without faults.
+
+    Attributes:
+        text: In words.
+        count: Rows, records or keys that it is about.
+    """
+
+    kind: Kind
+    text: str
+    count: int = 1
+
+
 def differences(evidence: Evidence) -> list[str]:
-    """Everything in which a run differs from one without faults, in words."""
+    """Everything in which a run differs from one without faults, in words; only the first few of each kind."""
+    by_kind: defaultdict[Kind, list[str]] = defaultdict(list)
+    for one in compare(evidence):
+        by_kind[one.kind].append(one.text)
+    return [text for texts in by_kind.values() for text in texts[:_SHOWN]]
+
+
+def compare(evidence: Evidence) -> list[Difference]:
+    """Everything in which a run differs from one without faults."""
     expected, log = expect(evidence.config, evidence.events), decided(evidence.decisions)
     return [
         *_table_differences(evidence, expected, log),
+        *_set_differences(Kind.ROLLUP, "minute_rollups", evidence.rollups, rollup_sums(expected, log)),
         *_decision_differences(evidence.config, expected, log),
-        *_set_differences("dead letters", evidence.dead_letters, expected.dead_letters),
-        *_set_differences("states of key groups", evidence.states, expected.states),
+        *_set_differences(Kind.DEAD_LETTER, "dead letters", evidence.dead_letters, expected.dead_letters),
+        *_set_differences(Kind.STATE, "states of key groups", evidence.states, expected.states),
         *_sum_differences(evidence, expected),
     ]
 
 
-def _table_differences(evidence: Evidence, expected: Expected, log: Decided) -> list[str]:
-    found: list[str] = []
+def _table_differences(evidence: Evidence, expected: Expected, log: Decided) -> list[Difference]:
+    found: list[Difference] = []
     for name, wanted in tables_behind(expected, log).items():
         rows = evidence.tables[name]
-        found += [f"{name}: {n} rows too few like {row}" for row, n in list((wanted - rows).items())[:_SHOWN]]
-        found += [f"{name}: {n} rows too many like {row}" for row, n in list((rows - wanted).items())[:_SHOWN]]
+        few, many = wanted - rows, rows - wanted
+        found += [Difference(Kind.LOST, f"{name}: {n} rows too few like {row}", n) for row, n in few.items()]
+        found += [Difference(Kind.DOUBLED, f"{name}: {n} rows too many like {row}", n) for row, n in many.items()]
         keys = Counter(
             tuple(_named(TABLES[name], row)[column] for column in TABLES[name].key) for row in rows.elements()
         )
-        found += [f"{name}: {n} rows with the key {key}" for key, n in keys.items() if n > 1][:_SHOWN]
-    return found + _set_differences("minute_rollups", evidence.rollups, rollup_sums(expected, log))
+        # Rows that differ and share a key: their excess is counted above.
+        found += [
+            Difference(Kind.DOUBLED, f"{name}: {n} rows with the key {key}", 0) for key, n in keys.items() if n > 1
+        ]
+    return found
 
 
-def _decision_differences(config: Config, expected: Expected, log: Decided) -> list[str]:
-    found = [f"auction {auction_id} has {count} records" for auction_id, count in log.repeated.items()]
+def _decision_differences(config: Config, expected: Expected, log: Decided) -> list[Difference]:
+    found: list[str] = []
+    late: list[Difference] = []
     contexts = {auction_id: opportunity_of(decision) for auction_id, (decision, _) in log.firsts.items()}
     wanted = {
         auction_id: msgspec.structs.replace(opportunity, expired=False, consent=None)
         for auction_id, opportunity in expected.opportunities.items()
     }
-    found += _set_differences("opportunities decided", contexts, wanted)
     aggregators = sorted(one.name for one in config.aggregators)
     for decision in log.decisions:
         who = f"auction {decision.auction_id}"
@@ -285,32 +326,44 @@ def _decision_differences(config: Config, expected: Expected, log: Decided) -> l
         if decision.history_allowed and config.privacy.history == "consented" and not _consented(opportunity):
             found.append(f"{who} let viewing history out without consent")
         if decision.ads and decision.decided_ms > decision.deadline_ms:
-            found.append(f"{who} was won {decision.decided_ms - decision.deadline_ms} ms after its deadline")
+            after_ms = decision.decided_ms - decision.deadline_ms
+            late.append(Difference(Kind.LATE_WIN, f"{who} was won {after_ms} ms after its deadline"))
         if opportunity is not None and opportunity.expired and decision.status != "expired":
             found.append(f"{who} had expired and is {decision.status}")
         if sorted(outcome.aggregator for outcome in decision.outcomes) != aggregators:
             found.append(f"{who} has outcomes of {[outcome.aggregator for outcome in decision.outcomes]}")
-    return found
+    return [
+        *(
+            Difference(Kind.DECIDED_TWICE, f"auction {auction_id} has {count} records", count - 1)
+            for auction_id, count in log.repeated.items()
+        ),
+        *_set_differences(Kind.DECISION, "opportunities decided", contexts, wanted),
+        *late,
+        *(Difference(Kind.DECISION, text) for text in found),
+    ]
 
 
 def _consented(opportunity: Opportunity | None) -> bool:
     return opportunity is not None and opportunity.consent is not None and opportunity.consent.history
 
 
-def _sum_differences(evidence: Evidence, expected: Expected) -> list[str]:
+def _sum_differences(evidence: Evidence, expected: Expected) -> list[Difference]:
     """Every record has ended somewhere: as a row, as a dead letter or as a known duplicate."""
     rows, letters = evidence.tables["box_events"].total(), len(evidence.dead_letters)
     if rows + letters + expected.duplicates == len(evidence.events):
         return []
-    return [f"{len(evidence.events)} records: {rows} rows, {letters} dead letters, {expected.duplicates} duplicates"]
+    missing = len(evidence.events) - rows - letters - expected.duplicates
+    text = f"{len(evidence.events)} records: {rows} rows, {letters} dead letters, {expected.duplicates} duplicates"
+    # Which rows these are was counted above.
+    return [Difference(Kind.LOST if missing > 0 else Kind.DOUBLED, text, 0)]
 
 
-def _set_differences(what: str, found: Mapping[T, object], wanted: Mapping[T, object]) -> list[str]:
+def _set_differences(kind: Kind, what: str, found: Mapping[T, object], wanted: Mapping[T, object]) -> list[Difference]:
     wrong = [key for key in wanted.keys() & found.keys() if wanted[key] != found[key]]
     return [
-        *(f"{what}: {key} is missing: {wanted[key]!r}" for key in list(wanted.keys() - found.keys())[:_SHOWN]),
-        *(f"{what}: {key} is too much: {found[key]!r}" for key in list(found.keys() - wanted.keys())[:_SHOWN]),
-        *(f"{what}: {key} is {found[key]!r} instead of {wanted[key]!r}" for key in wrong[:_SHOWN]),
+        *(Difference(kind, f"{what}: {key} is missing: {wanted[key]!r}") for key in wanted.keys() - found.keys()),
+        *(Difference(kind, f"{what}: {key} is too much: {found[key]!r}") for key in found.keys() - wanted.keys()),
+        *(Difference(kind, f"{what}: {key} is {found[key]!r} instead of {wanted[key]!r}") for key in wrong),
     ]
 
 

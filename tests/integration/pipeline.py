@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import pickle
 import sqlite3
+import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -23,6 +25,7 @@ from google.cloud import bigquery
 
 from datastreamx.clock import SystemClock
 from datastreamx.config import Config, load_config
+from datastreamx.place import place_of
 from datastreamx.tables import MINUTE_ROLLUPS, TABLES, Row
 from datastreamx.topics import apply_topics
 from datastreamx.wire.dead_letters import parse_dead_letter
@@ -30,7 +33,7 @@ from datastreamx.wire.facts import decode_facts
 from simulator.aggregators.handle import LocalAggregator
 from simulator.bigquery.handle import LocalBigQuery
 from simulator.fleet.ledger import Ledger, read_ledger
-from simulator.processes import Child
+from simulator.processes import Child, free_port
 from sinks.bigquery.client import rest_client
 from sinks.bigquery.schema import apply_tables
 from tests.integration.brokers import Broker
@@ -48,7 +51,8 @@ from tests.integration.oracle import (
 )
 from tests.integration.reading import read_topic
 
-FlowName = Literal["ads", "warehouse"]
+FlowName = Literal["ads", "warehouse", "notices"]
+FLOWS: tuple[FlowName, ...] = ("ads", "warehouse")
 
 WAIT_S = 90.0
 POLL_S = 0.2
@@ -114,6 +118,9 @@ directory = "{recovery}"
 epoch_ms = 400
 stores = 2
 
+[scaling]
+{scaling}
+
 [privacy]
 box_key_secret = "0123456789abcdef"
 
@@ -158,6 +165,9 @@ class Pipeline:
         directory: Configuration, stores and logs go below it.
         broker: Where the topics are made; `servers` the rest.
         replicas: Of each topic.
+        cells: Of each flow; `rescale` changes it. With `mode` cluster, processes of the cluster of each flow.
+        flows: What runs.
+        env: What the flows find in their environment besides ours.
         edit: Changes the text of the configuration before it is written.
     """
 
@@ -168,13 +178,20 @@ class Pipeline:
         servers: Servers,
         *,
         replicas: int = 1,
+        cells: int = 1,
+        mode: Literal["cells", "cluster"] = "cells",
+        flows: tuple[FlowName, ...] = FLOWS,
+        env: Mapping[str, str] | None = None,
         edit: Callable[[str], str] = lambda text: text,
     ) -> None:
         self.directory = directory
         self.broker = broker
         name = f"pipeline-{os.getpid()}-{next(_numbers)}"
         self.config_path = directory / "datastreamx.toml"
-        self.config_path.write_text(
+        self._names = flows
+        self._env = environment() | dict(env or {})
+        self._cells: dict[tuple[FlowName, int], Child] = {}
+        self._write_config(
             edit(
                 CONFIG.format(
                     bootstrap=broker.bootstrap,
@@ -184,21 +201,18 @@ class Pipeline:
                     rest=servers.bigquery.rest_url,
                     grpc=servers.bigquery.grpc_target,
                     recovery=directory / "recovery",
+                    scaling=f"cells = {cells}" if mode == "cells" else _cluster(cells),
                     alpha=servers.aggregators[0].url,
                     beta=servers.aggregators[1].url,
                 )
-            ),
-            encoding="utf-8",
+            )
         )
-        self.config: Config = load_config(self.config_path)
         self.client: bigquery.Client = rest_client(self.config.bigquery)
-        self.flows: dict[FlowName, Child] = {"ads": self._flow("ads"), "warehouse": self._flow("warehouse")}
         self._resources = ExitStack()
 
     def __enter__(self) -> Self:
         self._resources.callback(self.client.close)
-        for child in self.flows.values():
-            self._resources.callback(child.kill)
+        self._resources.callback(self._kill)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -209,23 +223,61 @@ class Pipeline:
         apply_topics(self.config)
         apply_tables(self.client, self.config.bigquery)
 
+    @property
+    def cells(self) -> int:
+        """Cells of each flow, or processes of each cluster."""
+        return place_of(self.config, 0).count
+
+    @property
+    def flows(self) -> dict[FlowName, Child]:
+        """The first cell of each flow: the flow itself where there is one cell."""
+        return {name: self.cell(name, 0) for name in self._names}
+
+    def cell(self, name: FlowName, ordinal: int) -> Child:
+        """One process; killed at the latest when the pipeline ends."""
+        return self._cells[name, ordinal]
+
+    def cells_of(self, *names: FlowName) -> list[Child]:
+        """The processes of flows."""
+        return [self.cell(name, ordinal) for name in names for ordinal in range(self.cells)]
+
     def start(self, *names: FlowName) -> None:
         """Start flows and wait until each reads: from then on SIGTERM is a clean stop."""
-        for name in names:
-            self.flows[name].start()
+        for child in self.cells_of(*names):
+            child.start()
         self.wait_until_reading(*names)
 
     def wait_until_reading(self, *names: FlowName) -> None:
         """Wait until flows that were started read."""
-        for name in names:
-            self.wait_until(partial(self._is_reading, name), f"flow {name} reads")
+        for child in self.cells_of(*names):
+            self.wait_until(partial(_is_reading, child), f"{child.name} reads")
 
     def stop(self, *names: FlowName) -> dict[FlowName, int | None]:
-        """SIGTERM; exit codes by flow."""
-        return {name: self.flows[name].stop(grace_s=WAIT_S) for name in names}
+        """SIGTERM to all cells at once; exit code by flow, of several cells the first that is not 0."""
+        running = self.cells_of(*names)
+        with ThreadPoolExecutor(max(1, len(running))) as pool:
+            codes = dict(zip(running, pool.map(lambda child: child.stop(grace_s=WAIT_S), running), strict=True))
+        return {name: next((code for child in self.cells_of(name) if (code := codes[child]) != 0), 0) for name in names}
 
-    def fleet(self, *, boxes: int, seed: int, faults: str = FAULTS) -> Child:
-        """Boxes that live against this pipeline's topics until SIGTERM, which lets them finish."""
+    def rescale(self, cells: int) -> None:
+        """Share the stores out to another number of cells, and say so in the configuration; stop all flows before."""
+        argv = [sys.executable, "-m", "datastreamx.cli", "rescale", "--cells", str(cells)]
+        argv += ["--config", str(self.config_path)]
+        done = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=WAIT_S, check=False)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        text = self.config_path.read_text(encoding="utf-8")
+        self._write_config(text.replace(f"\ncells = {self.cells}\n", f"\ncells = {cells}\n"))
+        assert self.cells == cells
+
+    def fleet(self, *, boxes: int, seed: int, faults: str = FAULTS, loud_share: float = 0.0) -> Child:
+        """Boxes that live against this pipeline's topics until SIGTERM, which lets them finish.
+
+        Args:
+            boxes: How many.
+            seed: What they do.
+            faults: What they do wrong.
+            loud_share: Share of all events that one more box sends.
+        """
         options = {
             "--config": self.config_path,
             "--ledger": self.ledger_path,
@@ -233,6 +285,7 @@ class Pipeline:
             "--seed": seed,
             "--speed-up": 20,
             "--faults": faults,
+            "--loud-share": loud_share,
             "--drain-limit": 2,
             "--flush-limit": WAIT_S,
         }
@@ -257,26 +310,32 @@ class Pipeline:
             time.sleep(POLL_S)
 
     def logs(self) -> str:
-        """The end of what each flow wrote since its last start."""
+        """The end of what each process wrote since its last start."""
         return "\n".join(
-            f"--- {name} (exit code {child.poll()})\n{child.log_tail(30)}"
-            for name, child in self.flows.items()
+            f"--- {child.name} (exit code {child.poll()})\n{child.log_tail(30)}"
+            for child in self._cells.values()
             if child.log_path.exists()
         )
 
-    def wait_for_rows(self, *, within_s: float = WAIT_S) -> None:
-        """Until every table holds what it has to, or for too long: then the comparison will say what is missing."""
-        deadline_s = time.monotonic() + within_s
-        while time.monotonic() < deadline_s:
-            expected, log = expect(self.config, self.read_events()), decided(self.read_decisions())
+    def wait_for_rows(self, *, within_s: float = WAIT_S, quiet_s: float = WAIT_S) -> None:
+        """Until every table holds what it has to; then the comparison will find nothing missing. Stop the fleet before.
+
+        Args:
+            within_s: Longest wait.
+            quiet_s: It ends, too, when nothing has changed for so long.
+        """
+        expected = expect(self.config, self.read_events())
+        begin_s = changed_s = time.monotonic()
+        seen: object = None
+        while time.monotonic() < min(begin_s + within_s, changed_s + quiet_s):
+            log = decided(self.read_decisions())
+            counts, rollups = self.counts(), self.rollup_sums()
             wanted = {name: rows.total() for name, rows in tables_behind(expected, log).items()}
             is_decided = expected.opportunities.keys() <= log.firsts.keys()
-            if (
-                is_decided
-                and wanted.items() <= self.counts().items()
-                and self.rollup_sums() == rollup_sums(expected, log)
-            ):
+            if is_decided and wanted.items() <= counts.items() and rollups == rollup_sums(expected, log):
                 return
+            if seen != (seen := (log.copies.total(), counts)):
+                changed_s = time.monotonic()
             time.sleep(5 * POLL_S)
 
     def evidence(self) -> Evidence:
@@ -344,27 +403,50 @@ class Pipeline:
         }
 
     def viewing_states(self) -> dict[str, bytes]:
-        """State of every key group in the recovery store of the ads flow; stop it before."""
-        found: dict[str, tuple[int, bytes]] = {}
-        for path in sorted((self.directory / "recovery" / "ads-0").glob("part-*.sqlite3")):
-            with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as store:
-                snaps = store.execute(
-                    "SELECT state_key, snap_epoch, ser_change FROM snaps WHERE step_id = ?", [_VIEWING]
-                )
-                for key, epoch, change in snaps:
-                    if change is not None and epoch >= found.get(key, (-1, b""))[0]:
-                        found[key] = (epoch, pickle.loads(change))  # noqa: S301  the test's own store
-            store.close()
-        return {key: state for key, (_, state) in found.items()}
+        """State of every key group in the recovery stores of the ads flow, by key; stop it before."""
+        found: dict[str, bytes] = {}
+        for ordinal in range(self.cells):
+            if not place_of(self.config, ordinal).keeps_store:
+                continue
+            states = _states(self.store("ads", ordinal), _VIEWING)
+            assert not found.keys() & states.keys(), f"two cells hold {found.keys() & states.keys()}"
+            found |= states
+        return found
 
-    def _flow(self, name: FlowName) -> Child:
-        argv = [sys.executable, "-m", "datastreamx.cli", "run", name, "--config", str(self.config_path)]
-        return Child(f"flow {name}", argv, log_path=self.directory / f"flow-{name}.log", env=environment())
+    def store(self, name: FlowName, ordinal: int = 0) -> Path:
+        """Recovery store of one process."""
+        return Path(self.config.recovery.directory) / place_of(self.config, ordinal).store_name(name)
 
-    def _is_reading(self, name: FlowName) -> bool:
-        child = self.flows[name]
-        assert child.poll() is None, f"flow {name} ended with {child.poll()}\n{child.log_tail(40)}"
-        return "source.started" in child.output()
+    def _write_config(self, text: str) -> None:
+        self.config_path.write_text(text, encoding="utf-8")
+        self.config: Config = load_config(self.config_path)
+        for name, ordinal in itertools.product(self._names, range(self.cells)):
+            if (name, ordinal) not in self._cells:
+                self._cells[name, ordinal] = self._flow(name, ordinal)
+
+    def _kill(self) -> None:
+        for child in self._cells.values():
+            child.kill()
+
+    def _flow(self, name: FlowName, ordinal: int) -> Child:
+        argv = [sys.executable, "-m", "datastreamx.cli", "run", name, "--config", str(self._config_of(name))]
+        return Child(
+            f"flow {name}-{ordinal}",
+            [*argv, "--ordinal", str(ordinal)],
+            log_path=self.directory / f"flow-{name}-{ordinal}.log",
+            env=self._env,
+        )
+
+    def _config_of(self, name: FlowName) -> Path:
+        """The configuration; the clusters of several flows on one machine need addresses of their own."""
+        scaling = self.config.scaling
+        if scaling.mode == "cells" or name == self._names[0]:
+            return self.config_path
+        path = self.config_path.with_stem(f"{self.config_path.stem}-{name}")
+        if not path.exists():
+            old = _cluster_line(scaling.addresses)
+            path.write_text(self.config_path.read_text(encoding="utf-8").replace(old, _cluster(self.cells)))
+        return path
 
     def _select(self, table: str, what: str, grouped: str = "") -> list[Row]:
         dataset = f"`{self.config.bigquery.project}.{self.config.bigquery.dataset}`"
@@ -374,6 +456,31 @@ class Pipeline:
 
 
 _VIEWING = "ads.viewing.state"
+
+
+def _is_reading(child: Child) -> bool:
+    assert child.poll() is None, f"{child.name} ended with {child.poll()}\n{child.log_tail(40)}"
+    return "source.started" in child.output()
+
+
+def _states(store: Path, step_id: str) -> dict[str, bytes]:
+    """Newest state of every key of a step."""
+    found: dict[str, tuple[int, bytes]] = {}
+    for path in sorted(store.glob("part-*.sqlite3")):
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as part:
+            snaps = part.execute("SELECT state_key, snap_epoch, ser_change FROM snaps WHERE step_id = ?", [step_id])
+            for key, epoch, change in snaps:
+                if change is not None and epoch >= found.get(key, (-1, b""))[0]:
+                    found[key] = (epoch, pickle.loads(change))  # noqa: S301  the test's own store
+    return {key: state for key, (_, state) in found.items()}
+
+
+def _cluster(processes: int) -> str:
+    return _cluster_line([f"127.0.0.1:{free_port()}" for _ in range(processes)])
+
+
+def _cluster_line(addresses: Sequence[str]) -> str:
+    return f'mode = "cluster"\naddresses = {json.dumps([*addresses])}'
 
 
 def now_ms() -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -9,27 +10,47 @@ from typing import Any, TypeVar
 
 import bytewax.operators as op
 import msgspec
+import pyarrow as pa
 import pytest
 from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSink, run_main
 
+from datastreamx.acks import AckedOffsets
+from datastreamx.clock import SystemClock
 from datastreamx.config import Config
-from datastreamx.errors import ConfigError, ExpiredOffsetError, MissingTopicError, RetryableError, StateMismatchError
+from datastreamx.errors import (
+    ConfigError,
+    ExpiredOffsetError,
+    MissingTopicError,
+    RetryableError,
+    StaleStoreError,
+    StateMismatchError,
+)
 from datastreamx.model.auction import DecidedAuction
 from datastreamx.model.chunk import Chunk
 from datastreamx.model.keygroup import KeyGroup, group_of
 from datastreamx.model.log import LogBatch, Tick
 from datastreamx.place import Place
 from datastreamx.wire.decisions import encode_decision
-from sources.kafka import DecisionLog, EventSource, WarehouseSource
+from datastreamx.wire.facts import FactBatch, encode_facts
+from operators.decisions import read_decisions
+from operators.impressions import join_impressions
+from operators.impressions.step import ImpressionBatch
+from operators.repeats import drop_repeats
+from operators.split import split_log
+from sources.kafka import DecisionLog, EventSource, WarehouseSource, alignment
+from sources.kafka.ends import LogEnds, decision_ends
 from sources.kafka.outside import Outside
-from sources.kafka.positions import Layout, encode_positions
+from sources.kafka.positions import Layout, Positions
 from sources.kafka.reader import PartitionReader
-from sources.kafka.start import StartPosition
+from sources.kafka.start import PartitionId, StartPosition
+from sources.kafka.warehouse import slack_ms
+from sources.kafka.witness import Lineage
+from tests.builders import winning_ad
 from tests.integration.brokers import Broker, Record, produce
 from tests.integration.crashes import CrashingSource
-from tests.sinks.items import decision
+from tests.sinks.items import decision, facts
 
 pytestmark = pytest.mark.integration
 
@@ -220,7 +241,10 @@ def layout_of(config: Config) -> Layout:
 
 
 def snapshot_at(config: Config, offsets: list[int]) -> bytes:
-    return encode_positions(layout_of(config), {(config.topics.events, p): o for p, o in enumerate(offsets)})
+    lineages = {p: Lineage(id="test") for p in range(PARTITIONS)}
+    return Positions.of(
+        layout_of(config), {(config.topics.events, p): o for p, o in enumerate(offsets)}, lineages
+    ).seal()
 
 
 def test_a_position_beyond_the_end_is_refused_even_where_the_broker_would_be_silent(
@@ -338,11 +362,33 @@ def test_the_warehouse_source_reads_both_topics_with_headers_and_ticks_first_aft
     assert isinstance(next(iter(part.next_batch())), Tick)
     part.close()
 
-    resumed = source.build_part("in", "reader-00", snapshot)
+    # What was proven since then is in the log, too; knowingly, it is read again.
+    resumed = WarehouseSource(config, accept_store=True).build_part("in", "reader-00", snapshot)
     first = until(resumed.next_batch, bool)
     assert [type(item) for item in first] == [LogBatch]
     assert first[0].values == [b"late"]  # type: ignore[union-attr]  # its type was just asserted
     resumed.close()
+
+
+def test_an_old_or_lost_store_is_refused_because_the_broker_knows_better(broker: Broker, config: Config) -> None:
+    def run(state: bytes | None, *, accept: bool = False) -> tuple[bytes, bytes]:
+        """Snapshots before and after reading what is there, both proven."""
+        part = EventSource(config, accept_store=accept).build_part("in", "reader-00", state)
+        before = part.snapshot()
+        until(part.next_batch, lambda _: part._reader.caught_up)
+        after = part.snapshot()
+        part.next_batch()
+        part.close()
+        return before, after
+
+    produce(broker, config.topics.events, events(40))
+    old, new = run(None)
+    for store in (old, None):
+        with pytest.raises(StaleStoreError, match=r"datastreamx run FLOW --accept-store"):
+            run(store)
+    run(new)
+    _, accepted = run(old, accept=True)
+    run(accepted)
 
 
 def decisions(count: int, *, first: int = 0, partition: int = 1) -> list[Record]:
@@ -378,3 +424,109 @@ def test_an_expired_offset_of_the_decision_log_means_from_the_earliest(broker: B
     produce(broker, config.topics.decisions, decisions(10))
     broker.require_cluster().delete_records_before(config.topics.decisions, 1, 6)
     assert auctions(DecisionLog(config).read_back(1, 2)) == ids(range(6, 10))
+
+
+def test_an_end_of_the_decision_log_is_a_mark_that_leaves_nothing_out(broker: Broker, config: Config) -> None:
+    acked = AckedOffsets()
+    ends = LogEnds(decision_ends(config), acked)
+    ends.refresh()
+    assert acked.snapshot() == {}
+    produce(broker, config.topics.decisions, decisions(50))
+    ends.refresh()
+    (partition, mark), *others = acked.snapshot().items()
+    assert (partition, others) == (1, [])
+    # The local broker tells less than there is.
+    assert 0 <= mark <= 49
+    if broker.kind == "kafka":
+        assert mark == 49
+    produce(broker, config.topics.decisions, decisions(10, first=50))
+    assert auctions(DecisionLog(config).read_back(1, mark)) == ids(range(mark + 1, 60))
+
+
+def test_the_join_matches_everything_of_a_backlog_of_hours(broker: Broker, config: Config) -> None:
+    """Three hours of pushes and their displays, which are read with no more than ten minutes of memory."""
+    hours_ms, memory_ms, count = 3 * 3_600_000, 600_000, 540
+    step_ms = hours_ms // count
+    first_ms = SystemClock().now_ms() - hours_ms
+    ads = [winning_ad(f"{n:032x}") for n in range(count)]
+    won = [
+        msgspec.structs.replace(
+            decision(n), decided_ms=first_ms + n * step_ms, status="won", push_id=ads[n].push_id, ads=(ads[n],)
+        )
+        for n in range(count)
+    ]
+    shown = [display_facts(n, ad.push_id, first_ms + n * step_ms + 5_000) for n, ad in enumerate(ads)]
+    # One topic after the other, as the broker hands on what it holds.
+    decided: list[Record] = [(0, b"k", encode_decision(one)) for one in won]
+    produce(broker, config.topics.decisions, decided, timestamp_ms=first_ms, step_ms=step_ms)
+    produce(
+        broker,
+        config.topics.facts,
+        [(0, b"k", value) for value, _ in shown],
+        timestamp_ms=first_ms + 5_000,
+        step_ms=step_ms,
+        headers=shown[0][1],
+    )
+    config = msgspec.structs.replace(
+        config, warehouse=msgspec.structs.replace(config.warehouse, decision_memory_ms=memory_ms)
+    )
+    out: list[tuple[str, ImpressionBatch]] = []
+    flow = Dataflow("join")
+    log = split_log("log", op.input("topics", flow, WarehouseSource(config, stop_at_end=True)), config.topics)
+    impressions = join_impressions(
+        "impressions", drop_repeats("repeats", log.facts), read_decisions("decisions", log.decisions), memory_ms
+    )
+    op.output("out", impressions, TestingSink(out))
+    run_main(flow)
+    matched = [impression for _, batch in out for impression in batch.impressions if impression.push is not None]
+    assert len(matched) == count
+
+
+def test_partitions_that_are_paused_again_and_again_lose_and_repeat_nothing(
+    broker: Broker, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alignment, "HELD_BYTES_MAX", 4_000)
+    paused: list[str] = []
+    pause = PartitionReader._pause
+
+    def note_and_pause(reader: PartitionReader, partition: PartitionId) -> None:
+        paused.append(partition[0])
+        pause(reader, partition)
+
+    monkeypatch.setattr(PartitionReader, "_pause", note_and_pause)
+    count, hour_ms = 5_000, 3_600_000
+    first_ms = SystemClock().now_ms() - 2 * hour_ms
+    for topic in (config.topics.facts, config.topics.decisions):
+        # Each topic is ahead for a while: facts are dense first, decisions later.
+        dense, sparse = (count - 20, 20) if topic == config.topics.facts else (20, count - 20)
+        for start_ms, records in ((first_ms, dense), (first_ms + hour_ms, sparse)):
+            sent: list[Record] = [(n % 2, b"k", b"%d" % n) for n in range(records)]
+            produce(broker, topic, sent, timestamp_ms=start_ms, step_ms=hour_ms // records)
+    part = WarehouseSource(config).build_part("in", "reader-00", None)
+    read: dict[tuple[str, int], list[int]] = {}
+    for item in until(part.next_batch, lambda _: part._reader.caught_up):
+        assert isinstance(item, LogBatch)
+        assert item.timestamps_ms[-1] - item.timestamps_ms[0] <= slack_ms(config)
+        read.setdefault((item.topic, item.partition), []).extend(item.offsets)
+    part.close()
+    assert set(paused) == {config.topics.facts, config.topics.decisions}
+    assert read == {
+        (topic, number): [*range(count // 2)]
+        for topic in (config.topics.facts, config.topics.decisions)
+        for number in (0, 1)
+    }
+
+
+def display_facts(number: int, push_id: str, shown_time_ms: int) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """Message of one displayed ad."""
+    row = facts(rows=1, first_offset=number).rows
+    values = {
+        "type": "ad_shown",
+        "push_id": push_id,
+        "event_time": dt.datetime.fromtimestamp(shown_time_ms / 1000, dt.UTC),
+    }
+    columns = [
+        pa.array([values[field.name]], field.type) if field.name in values else row.column(field.name)
+        for field in row.schema
+    ]
+    return encode_facts(FactBatch("box_events", 0, 0, pa.RecordBatch.from_arrays(columns, schema=row.schema)))

@@ -383,6 +383,57 @@ def test_hanging_append_goes_on_when_healed(server: LocalBigQuery, clients: Clie
     assert [answer.append_result.offset for answer in answers] == [0]
 
 
+def test_held_flush_is_carried_out_long_before_its_answer(server: LocalBigQuery, clients: Clients) -> None:
+    table = clients.table()
+    stream = clients.stream(table)
+    clients.send(append(stream, rows(3), 0))
+    server.inject(FaultPlan(flush_rows=Fault(hold_ack=True)))
+    held = threading.Thread(target=clients.flush, args=(stream, 2))
+    held.start()
+    while server.faults().held["flush_rows"] == 0:
+        assert held.is_alive()
+    assert clients.ordinals(table) == [0, 1, 2]
+    server.heal()
+    held.join()
+
+
+def test_held_answers_of_appends_and_queries_come_when_healed(server: LocalBigQuery, clients: Clients) -> None:
+    table = clients.table()
+    stream = clients.stream(table)
+    server.inject(FaultPlan(append_rows=Fault(hold_ack=True), rest=Fault(hold_ack=True)))
+    answers: list[object] = []
+    calls = [
+        threading.Thread(target=lambda: answers.extend(clients.send(append(stream, rows(1), 0)))),
+        threading.Thread(target=lambda: answers.append(clients.bigquery.get_table(table, retry=NO_RETRY))),
+    ]
+    for call in calls:
+        call.start()
+    while server.faults().held["append_rows"] + server.faults().held["rest"] < len(calls):
+        assert all(call.is_alive() for call in calls)
+    assert answers == []
+    server.heal()
+    for call in calls:
+        call.join()
+    assert len(answers) == len(calls)
+
+
+def test_exhausted_quota_refuses_and_leaves_nothing_written(server: LocalBigQuery, clients: Clients) -> None:
+    table = clients.table()
+    stream = clients.stream(table)
+    exhausted = Fault(exhausted_every=1)
+    server.inject(FaultPlan(append_rows=exhausted, flush_rows=exhausted, rest=exhausted))
+    for call in (
+        lambda: clients.send(append(stream, rows(3), 0)),
+        lambda: clients.flush(stream, 2),
+        lambda: clients.bigquery.get_table(table, retry=NO_RETRY),
+    ):
+        with pytest.raises((google_errors.ResourceExhausted, google_errors.TooManyRequests)):
+            call()
+    server.heal()
+    (answer,) = clients.send(append(stream, rows(3), 0))
+    assert answer.append_result.offset == 0
+
+
 def test_hanging_flush_ends_when_the_client_gives_up(server: LocalBigQuery, clients: Clients) -> None:
     stream = clients.stream(clients.table())
     server.inject(FaultPlan(flush_rows=Fault(hang=True)))

@@ -18,11 +18,12 @@ SOUND = decision(outcome(code=Outcome.WON, ads_won=2), ads=ADS, history_allowed=
 
 
 def found(told: Decision, because: Opportunity | None = None, *, copies: int = 1) -> list[str]:
-    """Differences of a log that holds one decision."""
+    """Differences of a log that holds one decision, in words."""
     because = because or opportunity(consent=AGREED)
     log = Decided({told.auction_id: (told, 0)})
     log.copies[told.auction_id] = copies
-    return _decision_differences(config(), Expected(opportunities={because.auction_id: because}), log)
+    expected = Expected(opportunities={because.auction_id: because})
+    return [difference.text for difference in _decision_differences(config(), expected, log)]
 
 
 def test_sound_decision_differs_in_nothing() -> None:

@@ -55,17 +55,23 @@ class KafkaCluster:
     Args:
         nodes: One (replication factor 1) or three (replication factor 3, `min.insync.replicas` 2).
         directory: Holds `node-<id>/` with the settings, the log and the data of each node; made if missing.
+        advertised_ports: By node: the loopback port to which clients are sent, if something stands in between.
 
     Raises:
         CrashError: Java or Maven is missing, or the server's jars cannot be resolved.
     """
 
-    def __init__(self, *, nodes: Literal[1, 3], directory: Path) -> None:
+    def __init__(
+        self, *, nodes: Literal[1, 3], directory: Path, advertised_ports: Mapping[int, int] | None = None
+    ) -> None:
         java = find_java()
         jars = resolve_jars(Path(__file__).parent)
         self._directory = directory.resolve()
         self._sockets: list[socket.socket] = []
-        self._ports = {node: Ports(self._reserve_port(), self._reserve_port()) for node in range(1, nodes + 1)}
+        fronts = advertised_ports or {}
+        self._ports = {
+            node: Ports(self._reserve_port(), self._reserve_port(), fronts.get(node)) for node in range(1, nodes + 1)
+        }
         self._brokers = {
             node: Broker(
                 f"Kafka node {node}",
@@ -103,7 +109,12 @@ class KafkaCluster:
     @property
     def bootstrap(self) -> str:
         """The value of `bootstrap.servers`; it names every node and never changes."""
-        return ",".join(f"127.0.0.1:{ports.broker}" for ports in self._ports.values())
+        return ",".join(f"127.0.0.1:{ports.advertised or ports.broker}" for ports in self._ports.values())
+
+    @property
+    def listeners(self) -> list[str]:
+        """`host:port` on which each node listens, by rising node id."""
+        return [f"127.0.0.1:{ports.broker}" for ports in self._ports.values()]
 
     @property
     def running(self) -> dict[int, int]:

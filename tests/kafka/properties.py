@@ -16,10 +16,12 @@ class Ports:
     Attributes:
         broker: Clients and other brokers.
         controller: The Raft quorum.
+        advertised: Where clients and other brokers are sent, if something stands in between.
     """
 
     broker: int
     controller: int
+    advertised: int | None = None
 
 
 def replication_factor(nodes: int) -> int:
@@ -43,6 +45,7 @@ def server_properties(node_id: int, ports: dict[int, Ports], log_directory: Path
         "node.id": node_id,
         "process.roles": "broker,controller",
         "listeners": f"BROKER://127.0.0.1:{own.broker},CONTROLLER://127.0.0.1:{own.controller}",
+        "advertised.listeners": f"BROKER://127.0.0.1:{own.advertised or own.broker}",
         "inter.broker.listener.name": "BROKER",
         "controller.listener.names": "CONTROLLER",
         "listener.security.protocol.map": "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",

@@ -450,3 +450,23 @@ def test_failure_of_housekeeping_is_logged_and_stops_nothing(make: Make) -> None
         executor.submit("k", [job("1", at_once)])
         assert wait_for(executor, 1) == [("1", "done")]
     assert [entry["event"] for entry in logs] == ["housekeeping_failed"]
+
+
+def test_loop_that_a_job_blocks_is_not_alive_until_it_turns_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("operators.async_map.executor._SIGN_INTERVAL_S", 0.01)
+    monkeypatch.setattr("operators.async_map.executor._SILENT_S", 0.3)
+    executor, gate = make(), threading.Event()
+
+    def wait_until_alive(*, wanted: bool) -> None:
+        while executor.is_alive is not wanted:
+            time.sleep(0.01)
+
+    async def block() -> str:
+        gate.wait(30)
+        return "done"
+
+    executor.submit("k", [job("a", block)])
+    wait_until_alive(wanted=False)
+    gate.set()
+    wait_for(executor, 1)
+    wait_until_alive(wanted=True)

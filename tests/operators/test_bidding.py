@@ -29,7 +29,7 @@ from operators.bidding.step import BiddingPorts, auction_terms
 from tests.builders import T0, opportunity
 from tests.integration.crashes import CrashingSource
 
-GOLDEN = Path(__file__).parent / "golden" / "bidding-auctions-v1.msgpack"
+GOLDEN = Path(__file__).parent / "golden" / "bidding-auctions-v2.msgpack"
 KEY = KeyGroup(0, 0).key
 CODEC: SnapshotCodec[Opportunity] = SnapshotCodec("bidding", Opportunity)
 
@@ -379,6 +379,6 @@ def test_crash_story_every_opportunity_has_one_decision(start: Start, tmp_path: 
 
 def test_snapshot_bytes_are_an_interface() -> None:
     """A change here means that auctions in flight in running deployments cannot resume: new fields need defaults."""
-    snapshot = Snapshot(1, KEY, 42, [InFlight(opportunity(), 2)])
+    snapshot = Snapshot(2, KEY, 42, [InFlight(opportunity(), 2)])
     assert CODEC.encode(snapshot) == GOLDEN.read_bytes()
     assert CODEC.decode(GOLDEN.read_bytes()) == snapshot

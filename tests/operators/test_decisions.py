@@ -12,13 +12,14 @@ from datastreamx import metrics
 from datastreamx.errors import CrashError, StateMismatchError
 from datastreamx.model.auction import BidNotice, Decision, LateBid, NoticeUrls, Outcome
 from datastreamx.model.log import LogBatch
+from datastreamx.snapshots import seal, unseal
 from datastreamx.tables import AD_DECISIONS, BIDS, LATE_BIDS
 from datastreamx.wire.decisions import encode_decision
 from operators.decisions.firsts import MEMORY_MS, FirstWins
 from operators.decisions.step import DecisionBatch, DecisionsLogic
 from tests.builders import T0, decision, outcome, winning_ad
 
-GOLDEN = Path(__file__).parent / "golden" / "decisions-snapshot-v1.msgpack"
+GOLDEN = Path(__file__).parent / "golden" / "decisions-snapshot-v2.msgpack"
 
 
 def won(number: int = 0, *, decided_ms: int = T0 + 100, ad: str = "ad-1", **changes: Any) -> Decision:
@@ -261,7 +262,7 @@ def test_foreign_record_stops_the_flow() -> None:
 
 
 def remembered(firsts: FirstWins) -> int:
-    return len(msgspec.msgpack.decode(firsts.snapshot())[2])
+    return len(msgspec.msgpack.decode(unseal(firsts.snapshot(), "firsts"))[2])
 
 
 def test_memory_is_bounded_by_time() -> None:
@@ -315,11 +316,11 @@ def test_snapshot_bytes_are_an_interface() -> None:
 
 
 def test_snapshot_of_another_version_is_refused() -> None:
-    with pytest.raises(StateMismatchError, match="version 2"):
-        FirstWins(msgspec.msgpack.encode([2, 0, {}]))
+    with pytest.raises(StateMismatchError, match="version 1"):
+        FirstWins(seal(msgspec.msgpack.encode([1, 0, {}])))
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x00", b"\x93\x01"])
+@pytest.mark.parametrize("damage", [b"", *map(seal, [b"", b"\x00", b"\x93\x02"])])
 def test_bytes_that_are_no_snapshot_are_refused(damage: bytes) -> None:
     with pytest.raises(StateMismatchError):
         FirstWins(damage)

@@ -12,6 +12,7 @@ from datastreamx.config import ViewingConfig
 from datastreamx.errors import StateMismatchError
 from datastreamx.model.auction import BidNotice, Decision, NoticeUrls, Outcome
 from datastreamx.model.events import BoxEvent
+from datastreamx.snapshots import seal, unseal
 from datastreamx.tables import BOX_EVENTS, IMPRESSIONS, VIEWING_SESSIONS, record_batch
 from datastreamx.wire.facts import FactBatch
 from operators.decisions.step import DecisionBatch
@@ -22,7 +23,7 @@ from operators.viewing.state import KeyGroupState
 from tests.builders import KEY_GROUP, T0, decision, heartbeat, outcome, records, shown, tune, winning_ad
 from tests.operators.test_decisions import undecided, won
 
-GOLDEN = Path(__file__).parent / "golden" / "impressions-snapshot-v2.msgpack"
+GOLDEN = Path(__file__).parent / "golden" / "impressions-snapshot-v3.msgpack"
 MEMORY_MS = 600_000
 FAR_MS = 10 * MEMORY_MS
 
@@ -140,7 +141,7 @@ def test_memory_is_bounded_by_time() -> None:
     for number in range(5_000):
         join.on_push(f"push-{number}", push(number, number * 1_000))
         join.on_display(display(-number, number * 1_000))
-    _, _, pushes, waiting = msgspec.msgpack.decode(join.snapshot())
+    _, _, pushes, waiting = msgspec.msgpack.decode(unseal(join.snapshot(), "join"))
     bound = (MEMORY_MS + MEMORY_MS // 16) // 1_000
     assert MEMORY_MS // 1_000 <= len(pushes) <= bound + 1
     assert MEMORY_MS // 1_000 <= len(waiting) <= bound + 1
@@ -266,7 +267,7 @@ def test_unmatched_impression_is_a_row_without_a_decision() -> None:
 def test_decision_without_a_push_waits_for_no_display() -> None:
     logic = ImpressionsLogic(MEMORY_MS, None)
     logic.on_batch([decided(undecided(Outcome.SHED, "alpha"))])
-    assert msgspec.msgpack.decode(logic.snapshot())[2] == {}
+    assert msgspec.msgpack.decode(unseal(logic.snapshot(), "join"))[2] == {}
 
 
 def test_logic_resumes_with_what_waits() -> None:
@@ -287,14 +288,14 @@ def test_snapshot_bytes_are_an_interface() -> None:
     assert matched(restored.on_display(display(1)) + restored.on_push("push-2", push(2))) == {"push-1", "push-2"}
 
 
-@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("version", [2, 4])
 def test_snapshot_of_another_version_is_refused(version: int) -> None:
-    foreign = msgspec.msgpack.encode([version, 0, {"push-1": ["fields of another version"]}, {}])
+    foreign = seal(msgspec.msgpack.encode([version, 0, {"push-1": ["fields of another version"]}, {}]))
     with pytest.raises(StateMismatchError, match=f"version {version}"):
         ImpressionJoin(MEMORY_MS, foreign)
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x00", b"\x94\x01"])
+@pytest.mark.parametrize("damage", [b"", *map(seal, [b"", b"\x00", b"\x94\x03"])])
 def test_bytes_that_are_no_snapshot_are_refused(damage: bytes) -> None:
     with pytest.raises(StateMismatchError):
         ImpressionJoin(MEMORY_MS, damage)

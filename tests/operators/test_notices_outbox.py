@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from datastreamx.errors import CrashError, StateMismatchError
+from datastreamx.snapshots import seal
 from operators.decisions.firsts import MEMORY_MS
 from operators.notices.notice import Notice
 from operators.notices.outbox import (
@@ -25,7 +26,7 @@ from operators.notices.outbox import (
 from operators.notices.recent import KEYS_MAX, RecentKeys
 from tests.builders import T0
 
-GOLDEN = Path(__file__).parent / "golden" / "notices-snapshot-v1.msgpack"
+GOLDEN = Path(__file__).parent / "golden" / "notices-snapshot-v2.msgpack"
 TERMS = Terms(attempts=3, retry_interval_ms=10_000)
 DELIVERED, FAILED, UNSENT = Reply(Result.DELIVERED), Reply(Result.FAILED, "refused"), Reply(Result.UNSENT)
 
@@ -432,11 +433,11 @@ def test_snapshot_bytes_are_an_interface() -> None:
 
 
 def test_snapshot_of_another_version_is_refused() -> None:
-    with pytest.raises(StateMismatchError, match="version 2"):
-        Outbox(TERMS, msgspec.msgpack.encode([2, ["fields of another version"], {}]))
+    with pytest.raises(StateMismatchError, match="version 1"):
+        Outbox(TERMS, seal(msgspec.msgpack.encode([1, ["fields of another version"], {}])))
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x00", b"\x94\x01", GOLDEN.read_bytes()[:-1]])
+@pytest.mark.parametrize("damage", [b"", *map(seal, [b"", b"\x00", b"\x94\x02"]), GOLDEN.read_bytes()[:-1]])
 def test_bytes_that_are_no_snapshot_are_refused(damage: bytes) -> None:
     with pytest.raises(StateMismatchError):
         Outbox(TERMS, damage)

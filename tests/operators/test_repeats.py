@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from datastreamx import metrics
 from datastreamx.errors import CrashError, StateMismatchError
 from datastreamx.model.log import LogBatch
+from datastreamx.snapshots import seal
 from datastreamx.tables import BOX_EVENTS, record_batch
 from datastreamx.wire.facts import FactBatch, encode_facts
 from operators.repeats.marks import HighWaterMarks, Position
@@ -21,7 +22,7 @@ from operators.repeats.step import RepeatsLogic
 from operators.viewing.state import KeyGroupState
 from tests.builders import KEY_GROUP, T0, config, heartbeat, records
 
-GOLDEN = Path(__file__).parent / "golden" / "repeats-snapshot-v1.msgpack"
+GOLDEN = Path(__file__).parent / "golden" / "repeats-snapshot-v2.msgpack"
 
 Slot = tuple[int, str]
 
@@ -164,11 +165,13 @@ def test_snapshot_bytes_are_an_interface() -> None:
 
 
 def test_snapshot_of_another_version_is_refused() -> None:
-    with pytest.raises(StateMismatchError, match="version 2"):
-        HighWaterMarks(msgspec.msgpack.encode([2, {}]))
+    with pytest.raises(StateMismatchError, match="version 1"):
+        HighWaterMarks(seal(msgspec.msgpack.encode([1, {}])))
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x00", b"\x92\x01", msgspec.msgpack.encode([1, {"0/t": [1]}])])
+@pytest.mark.parametrize(
+    "damage", [b"", *map(seal, [b"", b"\x00", b"\x92\x02", msgspec.msgpack.encode([2, {"0/t": [1]}])])]
+)
 def test_bytes_that_are_no_snapshot_are_refused(damage: Any) -> None:
     with pytest.raises(StateMismatchError):
         HighWaterMarks(damage)

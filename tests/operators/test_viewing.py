@@ -15,6 +15,7 @@ from datastreamx.errors import StateMismatchError
 from datastreamx.model.chunk import Record
 from datastreamx.model.events import BoxEvent, Consent
 from datastreamx.model.keygroup import KeyGroup
+from datastreamx.snapshots import seal
 from datastreamx.tables import BOX_EVENTS, VIEWING_SESSIONS, record_batch
 from operators.viewing.snapshot import decode_snapshot, encode_snapshot
 from operators.viewing.state import KeyGroupState, ViewingOutput
@@ -324,19 +325,19 @@ def test_every_record_ends_in_exactly_one_row_or_count(events: list[BoxEvent], s
 def test_snapshot_bytes_are_an_interface() -> None:
     """A change here means that running deployments cannot resume: raise VERSION and keep a reader for the old one."""
     keeper, _ = run(tune(0, "a"), tune(1_000, "b", consent=AGREED), shown(2_000), heartbeat(3_000, box="stb-2", seq=9))
-    golden = GOLDEN / "viewing-snapshot-v2.msgpack"
+    golden = GOLDEN / "viewing-snapshot-v3.msgpack"
     assert encode_snapshot(keeper) == golden.read_bytes()
     restored = decode_snapshot(golden.read_bytes(), lambda _: state())
     assert _viewing_facts(restored) == _viewing_facts(keeper)
 
 
 def test_snapshot_of_another_version_is_refused() -> None:
-    foreign = msgspec.msgpack.encode([1, 0, 0, 0, {}])
-    with pytest.raises(StateMismatchError, match="version 1, this program reads 2"):
+    foreign = seal(msgspec.msgpack.encode([2, 0, 0, 0, {}]))
+    with pytest.raises(StateMismatchError, match="version 2, this program reads 3"):
         decode_snapshot(foreign, lambda _: state())
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x00", b"garbage", b"\x93\x01"])
+@pytest.mark.parametrize("damage", [b"", b"garbage", *map(seal, [b"", b"\x00", b"\x93\x03"])])
 def test_bytes_that_are_no_snapshot_are_refused(damage: bytes) -> None:
     with pytest.raises(StateMismatchError):
         decode_snapshot(damage, lambda _: state())

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import bytewax.operators as op
 import pytest
@@ -26,9 +27,9 @@ def server() -> ModelBigQuery:
     return ModelBigQuery(ManualClock())
 
 
-def sink_of(server: ModelBigQuery, tables: Sequence[Table]) -> BigQuerySink:
+def sink_of(server: ModelBigQuery, tables: Sequence[Table], on_wait: Callable[[], None] = lambda: None) -> BigQuerySink:
     settings = LoaderSettings(linger_s=60.0)
-    return BigQuerySink(CONFIG, tables, Letters, settings=settings, connect=lambda: server)
+    return BigQuerySink(CONFIG, tables, Letters, settings=settings, connect=lambda: server, on_wait=on_wait)
 
 
 def ids_by_table(server: ModelBigQuery) -> dict[str, list[int]]:
@@ -55,6 +56,17 @@ def test_the_first_snapshot_of_a_worker_sends_the_rows_of_all_its_tables(server:
     assert server.calls.count("connect") == 2
     second.snapshot()
     assert ids_by_table(server) == {"first": [1], "second": [2]}
+
+
+def test_the_heart_beats_before_each_table_opens_its_stream(server: ModelBigQuery) -> None:
+    sink = sink_of(server, [replace(ROWS, name=name) for name in ("a", "b", "c")], lambda: server.calls.append("beat"))
+    parts = [sink.build_part("step", name, None) for name in sink.list_parts()]
+    for part in parts:
+        part.write_batch([batch([1], time_ms=NOW_MS)])
+    parts[0].snapshot()
+    creations = [number for number, call in enumerate(server.calls) if call == "create"]
+    assert len(creations) == 3
+    assert all("beat" in server.calls[before + 1 : after] for before, after in pairwise(creations))
 
 
 def test_a_tick_shows_only_the_rows_before_the_snapshot_that_it_follows(server: ModelBigQuery) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
 from datastreamx.acks import AckedOffsets
 from datastreamx.errors import StateMismatchError
+from datastreamx.snapshots import seal
 from datastreamx.wire.dead_letters import parse_dead_letter
 from sinks.ad_push import AdPushSink
 from sinks.ad_push.snapshot import decode_acked, encode_acked
@@ -29,14 +31,14 @@ def broker() -> FakeBroker:
     return broker
 
 
-def test_decoding_inverts_encoding_and_version_1_is_read_for_ever() -> None:
+def test_decoding_inverts_encoding_and_version_2_is_read_for_ever() -> None:
     acked = {0: 0, 7: 2**40}
     assert decode_acked(encode_acked("d", acked), "d") == acked
-    assert encode_acked("d", acked) == b'{"v":1,"topic":"d","acked":{"0":0,"7":1099511627776}}'
+    assert encode_acked("d", acked) == seal(msgspec.msgpack.encode([2, "d", acked]))
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"?", b"{}", b'{"v":2,"topic":"d","acked":{}}', b'{"v":1,"topic":"e","acked":{}}']
+    "raw", [b"", b"?", *map(seal, [b"", b"{}", *map(msgspec.msgpack.encode, [[1, "d", {}], [2, "e", {}], [2, "d"]])])]
 )
 def test_any_other_snapshot_is_refused(raw: bytes) -> None:
     with pytest.raises(StateMismatchError):

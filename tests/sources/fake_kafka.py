@@ -68,6 +68,8 @@ class FakeConsumer:
         self.failures: list[KafkaException] = []
         self.assigned: list[TopicPartition] = []
         self.commits: list[list[TopicPartition]] = []
+        self.evidence: dict[tuple[str, int], tuple[int, str | None]] = {}
+        self.paused: set[tuple[str, int]] = set()
         self.closed = False
         self.clock = clock or ManualClock()
         self.properties: dict[str, Any] = {}
@@ -129,10 +131,25 @@ class FakeConsumer:
     def unassign(self) -> None:
         self.assigned = []
 
+    def pause(self, partitions: list[TopicPartition]) -> None:
+        self.paused |= {(one.topic, one.partition) for one in partitions}
+
+    def resume(self, partitions: list[TopicPartition]) -> None:
+        self.paused -= {(one.topic, one.partition) for one in partitions}
+
     def commit(self, *, offsets: list[TopicPartition], asynchronous: bool) -> None:
         assert asynchronous
         self._maybe_fail(0)
         self.commits.append(offsets)
+        for one in offsets:
+            self.evidence[one.topic, one.partition] = (one.offset, one.metadata)
+
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        self._maybe_fail(timeout)
+        return [
+            TopicPartition(one.topic, one.partition, *self.evidence.get((one.topic, one.partition), (-1001, "")))
+            for one in partitions
+        ]
 
     def close(self) -> None:
         self.closed = True

@@ -13,6 +13,7 @@ from datastreamx.config import Config
 from datastreamx.errors import CrashError, RetryableError, StateMismatchError
 from datastreamx.model.keygroup import KeyGroup, group_of
 from datastreamx.model.log import LogBatch, Tick
+from datastreamx.place import Place
 from sources.kafka import DecisionLog, EventSource, WarehouseSource
 from sources.kafka.backoff import Backoff
 from sources.kafka.positions import Layout
@@ -78,9 +79,28 @@ def test_a_stop_ends_the_source_even_if_records_wait() -> None:
     assert b'"0":1' in part.snapshot()
 
 
+def test_a_source_until_a_time_ends_when_every_partition_has_reached_it() -> None:
+    late = 2 * 10**12
+    polls = [
+        [record(0, topic=EVENTS), record(1, topic=EVENTS, timestamp_ms=late)],
+        [record(0, topic=EVENTS, partition=1, timestamp_ms=late)],
+    ]
+    consumer = FakeConsumer(topics={EVENTS: 2}, polls=[*polls])
+
+    def make_reader(layout: Layout, client_id: str) -> PartitionReader:
+        return PartitionReader(
+            config().kafka, layout, client_id=client_id, group=None, until_ms=late, outside=consumer.outside()
+        )
+
+    part = EventSource(config(), make_reader=make_reader).build_part("in", "reader-00", None)
+    assert [chunk.offsets for _, chunk in part.next_batch()] == [[0]]
+    with pytest.raises(StopIteration):
+        part.next_batch()
+
+
 def test_the_partitions_of_a_cell_are_all_that_it_reads() -> None:
     consumer = FakeConsumer()
-    part = event_part(consumer, partitions=[1])
+    part = event_part(consumer, place=Place("cells", 1, 2))
     assert [one.partition for one in consumer.assigned] == [1]
     snapshot = part.snapshot()
     with pytest.raises(StateMismatchError, match=r"of them \[1\].*of them \[0, 1\]"):

@@ -4,24 +4,31 @@ import msgspec
 import pytest
 
 from datastreamx.errors import ConfigError, StateMismatchError
-from sources.kafka.positions import Layout, decode_positions, encode_positions
+from datastreamx.snapshots import seal
+from sources.kafka.positions import Layout, Positions, decode_positions, merge, read_positions, split
 from sources.kafka.start import PartitionId, StartPosition, Watermarks, first_offset, split_among
+from sources.kafka.witness import Lineage
 
 LAYOUT = Layout(topics=("facts", "decisions"), partitions=(1, 3), partition_count=4, groups_per_partition=2)
-POSITIONS: dict[PartitionId, int] = {("facts", 1): 10, ("facts", 3): 0, ("decisions", 1): 5, ("decisions", 3): 2**40}
+OFFSETS: dict[PartitionId, int] = {("facts", 1): 10, ("facts", 3): 0, ("decisions", 1): 5, ("decisions", 3): 2**40}
+LINEAGES = {1: Lineage(id="0a1b2c3d", taken=7), 3: Lineage(id="ffff0000", taken=9, instead_of="0a1b2c3d")}
+POSITIONS = Positions.of(LAYOUT, OFFSETS, LINEAGES)
 
 
 def test_decoding_inverts_encoding() -> None:
-    assert decode_positions(encode_positions(LAYOUT, POSITIONS), LAYOUT) == POSITIONS
+    assert decode_positions(POSITIONS.seal(), LAYOUT) == POSITIONS
+    assert POSITIONS.next_offsets == OFFSETS
 
 
-def test_the_bytes_of_version_1_are_read_for_ever() -> None:
+def test_the_bytes_of_version_2_are_read_for_ever() -> None:
     written = (
-        b'{"v":1,"layout":{"topics":["facts","decisions"],"partitions":[1,3],"partition_count":4,'
-        b'"groups_per_partition":2},"offsets":{"facts":{"1":10,"3":0},"decisions":{"1":5,"3":1099511627776}}}'
+        b'{"v":2,"layout":{"topics":["facts","decisions"],"partitions":[1,3],"partition_count":4,'
+        b'"groups_per_partition":2},"offsets":{"facts":{"1":10,"3":0},"decisions":{"1":5,"3":1099511627776}},'
+        b'"lineages":{"1":{"id":"0a1b2c3d","taken":7,"instead_of":null},'
+        b'"3":{"id":"ffff0000","taken":9,"instead_of":"0a1b2c3d"}}}'
     )
-    assert decode_positions(written, LAYOUT) == POSITIONS
-    assert encode_positions(LAYOUT, POSITIONS) == written
+    assert decode_positions(seal(written), LAYOUT) == POSITIONS
+    assert POSITIONS.seal() == seal(written)
 
 
 @pytest.mark.parametrize(
@@ -36,23 +43,70 @@ def test_the_bytes_of_version_1_are_read_for_ever() -> None:
 def test_any_other_layout_is_refused_and_both_are_named(change: dict[str, object]) -> None:
     other = msgspec.structs.replace(LAYOUT, **change)
     with pytest.raises(StateMismatchError) as caught:
-        decode_positions(encode_positions(LAYOUT, POSITIONS), other)
+        decode_positions(POSITIONS.seal(), other)
     (value,) = change.values()
     described = " and ".join(value) if change.keys() == {"topics"} else value  # type: ignore[arg-type]  # topics
     described = list(described) if isinstance(described, tuple) else described
     assert str(described) in str(caught.value).split("but the configuration says")[1]
 
 
-@pytest.mark.parametrize("raw", [b"", b"not json", b'{"v":2,"anything":"else"}', b'{"v":1}', b'{"offsets":{}}'])
+@pytest.mark.parametrize("raw", [b"", b"not json", b'{"v":1,"anything":"else"}', b'{"v":2}', b'{"offsets":{}}'])
 def test_bytes_of_another_version_or_nature_are_refused(raw: bytes) -> None:
-    with pytest.raises(StateMismatchError):
-        decode_positions(raw, LAYOUT)
+    with pytest.raises(StateMismatchError, match="source's snapshot"):
+        decode_positions(seal(raw), LAYOUT)
 
 
-def test_a_snapshot_without_an_owned_partition_is_refused() -> None:
-    incomplete = encode_positions(LAYOUT, {("facts", 1): 10, ("facts", 3): 0, ("decisions", 1): 5})
-    with pytest.raises(StateMismatchError, match=r"lacks the offsets of decisions\[3\]"):
-        decode_positions(incomplete, LAYOUT)
+def test_a_flipped_bit_is_refused() -> None:
+    raw = bytearray(POSITIONS.seal())
+    raw[-20] ^= 1
+    with pytest.raises(StateMismatchError, match="checksum"):
+        decode_positions(bytes(raw), LAYOUT)
+
+
+def test_a_snapshot_without_an_owned_partition_or_its_lineage_is_refused() -> None:
+    incomplete = Positions.of(LAYOUT, {one: n for one, n in OFFSETS.items() if one != ("decisions", 3)}, LINEAGES)
+    with pytest.raises(StateMismatchError, match=r"lacks .* decisions\[3\]"):
+        read_positions(incomplete.seal())
+    rootless = Positions.of(LAYOUT, OFFSETS, {1: LINEAGES[1]})
+    with pytest.raises(StateMismatchError, match=r"lacks .* facts\[3\], decisions\[3\]"):
+        read_positions(rootless.seal())
+
+
+def layout(*partitions: int) -> Layout:
+    return msgspec.structs.replace(LAYOUT, partitions=partitions)
+
+
+def positions(*partitions: int) -> Positions:
+    """Every partition with offsets and a lineage of its own."""
+    offsets = {("facts", p): p * 10 for p in partitions} | {("decisions", p): p for p in partitions}
+    return Positions.of(layout(*partitions), offsets, {p: Lineage(id=f"id-{p}", taken=p) for p in partitions})
+
+
+def test_two_cells_become_three_and_every_partition_keeps_its_place_and_history() -> None:
+    whole = merge([positions(1, 3), positions(0, 2)])
+    assert whole == positions(0, 1, 2, 3)
+    assert split(whole, [layout(0, 3), layout(1), layout(2)]) == [positions(0, 3), positions(1), positions(2)]
+
+
+def test_stores_that_overlap_or_do_not_belong_together_are_not_merged() -> None:
+    with pytest.raises(StateMismatchError, match=r"two .* hold the partitions \[1\]"):
+        merge([positions(0, 1), positions(1, 2)])
+    other = positions(2, 3)
+    other = msgspec.structs.replace(other, layout=msgspec.structs.replace(other.layout, groups_per_partition=5))
+    with pytest.raises(StateMismatchError, match=r"2 key groups .* 5 key groups"):
+        merge([positions(0, 1), other])
+
+
+def test_new_readers_have_to_share_out_exactly_what_there_is() -> None:
+    whole = positions(0, 1, 2)
+    with pytest.raises(StateMismatchError, match=r"lack the partitions \[3\]"):
+        split(whole, [layout(0, 1), layout(2, 3)])
+    with pytest.raises(StateMismatchError, match=r"would read the partitions \[0, 1\], .* \[0, 1, 2\]"):
+        split(whole, [layout(0, 1)])
+    with pytest.raises(StateMismatchError, match=r"would read the partitions \[0, 0, 1, 2\]"):
+        split(whole, [layout(0, 1), layout(0, 2)])
+    with pytest.raises(StateMismatchError, match="8 partitions"):
+        split(whole, [msgspec.structs.replace(layout(0, 1, 2), partition_count=8)])
 
 
 @pytest.mark.parametrize(

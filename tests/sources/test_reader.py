@@ -8,16 +8,18 @@ from prometheus_client import REGISTRY
 
 from datastreamx.config import KafkaConfig
 from datastreamx.errors import ConfigError, CrashError, ExpiredOffsetError, MissingTopicError, RetryableError
+from sources.kafka.positions import Positions
 from sources.kafka.reader import PartitionReader
 from sources.kafka.start import StartPosition
+from sources.kafka.witness import Lineage
 from tests.sources.fake_kafka import LAYOUT, TOPIC, FakeConsumer, end, event, failure, record
 
 KAFKA = KafkaConfig(bootstrap="broker:9092")
 BEGINNING = StartPosition("beginning")
 
 
-def reader_of(consumer: FakeConsumer, **outside: Any) -> PartitionReader:
-    return PartitionReader(KAFKA, LAYOUT, client_id="test", group="test", outside=consumer.outside(**outside))
+def reader_of(consumer: FakeConsumer, **options: Any) -> PartitionReader:
+    return PartitionReader(KAFKA, LAYOUT, client_id="test", group="test", outside=consumer.outside(), **options)
 
 
 def started(consumer: FakeConsumer) -> PartitionReader:
@@ -184,16 +186,21 @@ def test_a_start_without_brokers_gives_up_with_the_reason_and_the_next_step() ->
     assert 10 <= consumer.clock.monotonic_s() - started_s < 15
 
 
-def test_progress_is_shown_but_a_failure_to_show_it_is_only_counted() -> None:
+def test_a_failure_to_commit_is_only_counted() -> None:
     consumer = FakeConsumer(polls=[[record(0)]])
     reader = started(consumer)
     reader.poll(10)
-    reader.commit()
-    assert [(one.partition, one.offset) for one in consumer.commits[0]] == [(0, 1), (1, 0)]
+    lineages = {0: Lineage(id="aa", taken=3), 1: Lineage(id="bb")}
+    proven = Positions.of(LAYOUT, reader.positions, lineages)
+    reader.commit(proven)
+    assert [(one.partition, one.offset, one.metadata) for one in consumer.commits[0]] == [
+        (0, 1, "aa:3"),
+        (1, 0, "bb:0"),
+    ]
 
     before = metric("datastreamx_source_errors_total", topic="all", reason="commit__TRANSPORT")
     consumer.failures = [failure(KafkaError._TRANSPORT)]
-    reader.commit()
+    reader.commit(proven)
     consumer.properties["on_commit"](KafkaError(KafkaError._TRANSPORT), [])
     assert metric("datastreamx_source_errors_total", topic="all", reason="commit__TRANSPORT") == before + 2
 
@@ -226,3 +233,45 @@ def test_a_fatal_client_error_stops_the_flow() -> None:
     fatal.set_error(KafkaError(KafkaError._FATAL, "fenced", True))
     with pytest.raises(CrashError, match="cannot go on"):
         started(FakeConsumer(polls=[[fatal]])).poll(10)
+
+
+def test_a_partition_ends_at_its_first_record_of_a_time_and_the_others_go_on() -> None:
+    polls = [
+        [record(0, timestamp_ms=10), record(1, timestamp_ms=20), record(2, timestamp_ms=19)],
+        [record(3, timestamp_ms=5), record(0, partition=1, timestamp_ms=19)],
+        [record(1, partition=1, timestamp_ms=21), end(2, partition=1), end(4)],
+    ]
+    consumer = FakeConsumer(polls=[*polls])
+    reader = reader_of(consumer, until_ms=20)
+    reader.start(BEGINNING)
+    read, over = [], []
+    for _ in polls:
+        read.append(offsets(reader.poll(10)))
+        over.append(reader.is_over)
+    assert read == [{0: [0]}, {1: [0]}, {}]
+    assert over == [False, False, True]
+    assert reader.caught_up
+    assert consumer.paused == {(TOPIC, 0), (TOPIC, 1)}
+    # What was not read is not skipped by whoever goes on from here.
+    assert [*reader.positions.values()] == [1, 1]
+
+
+def test_a_reader_knows_how_far_it_is() -> None:
+    consumer = FakeConsumer(watermarks={0: (3, 9), 1: (0, 4)}, polls=[[record(3), record(4)], [record(0, partition=1)]])
+    reader = started(consumer)
+    assert reader.progress() == (0, 10)
+    reader.poll(10)
+    assert reader.progress() == (2, 10)
+    reader.poll(10)
+    # More than the broker told at first.
+    consumer.polls = [[*(record(n) for n in range(5, 12)), end(15)]]
+    reader.poll(10)
+    assert reader.progress() == (13, 16)
+
+
+def test_a_partition_that_ended_at_a_time_is_done_whatever_lies_behind() -> None:
+    consumer = FakeConsumer(watermarks={0: (0, 9), 1: (0, 0)}, polls=[[record(0), record(1, timestamp_ms=2 * 10**12)]])
+    reader = reader_of(consumer, until_ms=2 * 10**12)
+    reader.start(BEGINNING)
+    reader.poll(10)
+    assert reader.progress() == (1, 1)

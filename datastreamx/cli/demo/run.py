@@ -17,7 +17,8 @@ from rich.live import Live
 from rich.text import Text
 
 from datastreamx.cli.demo.audit import Summary, Warehouse, gather, summarize
-from datastreamx.cli.demo.stack import FlowName, Stack
+from datastreamx.cli.demo.stack import Stack
+from datastreamx.cli.options import FlowName
 from datastreamx.cli.output import emit, is_interactive, say, stderr
 from simulator.fleet.ledger import Ledger, read_ledger
 from sinks.bigquery.client import rest_client
@@ -98,18 +99,29 @@ def run_demo(options: DemoOptions) -> Summary:
             watch = _Watch(stack, warehouse)
             _watch(stack, watch, options, interrupted, started_s)
             say("Stopping the boxes and waiting for the last rows ...")
-            stack.stop_fleet()
-            ledger = read_ledger(stack.ledger_path)
-            _wait_for_rows(stack, warehouse, ledger)
-            restarts = {str(name): flow.restarts for name, flow in stack.flows.items()}
-            summary = summarize(
-                gather(warehouse, stack.config, ledger, stack.told(), watch.row_ages_s, watch.first_s, restarts)
-            )
-            stack.stop_flows()
+            summary = end_and_audit(stack, warehouse, watch.row_ages_s, watch.first_s)
     if options.json:
         emit(summary)
     else:
         _print_summary(summary)
+    return summary
+
+
+def end_and_audit(stack: Stack, warehouse: Warehouse, row_ages_s: list[float], first_s: dict[str, float]) -> Summary:
+    """Let the boxes finish, wait until all they have caused is there, count it, and stop the flows.
+
+    Args:
+        stack: Running.
+        warehouse: Asks its BigQuery.
+        row_ages_s: Ages of the newest row that were seen on the way.
+        first_s: When the first push and the first row were seen.
+    """
+    stack.stop_fleet()
+    ledger = read_ledger(stack.ledger_path)
+    _wait_for_rows(stack, warehouse, ledger)
+    restarts = {str(name): flow.restarts for name, flow in stack.flows.items()}
+    summary = summarize(gather(warehouse, stack.config, ledger, stack.told(), row_ages_s, first_s, restarts))
+    stack.stop_flows()
     return summary
 
 
@@ -139,7 +151,7 @@ def _watch(stack: Stack, watch: _Watch, options: DemoOptions, interrupted: list[
             if options.duration_s is not None and elapsed_s >= options.duration_s:
                 break
             while kills and elapsed_s >= kills[0][0]:
-                stack.kill(kills.pop(0)[1])
+                stack.flows[kills.pop(0)[1]].kill_worker()
             show(watch.line(time.monotonic() - demo_started_s))
             time.sleep(max(0.0, _TICK_S - (time.monotonic() - started_s - elapsed_s)))
 
@@ -165,6 +177,7 @@ def _wait_for_rows(stack: Stack, warehouse: Warehouse, ledger: Ledger) -> None:
     last: tuple[object, ...] = ()
     still = 0
     while time.monotonic() < deadline_s:
+        stack.check_flows()
         counts = warehouse.counts()
         now = (*counts.values(), stack.notices_accepted())
         still = still + 1 if now == last else 0

@@ -1,10 +1,11 @@
-"""All processes of the demo: started in an order, restarted when they crash, stopped without a trace."""
+"""All processes of the demo: started in an order, watched, stopped without a trace."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,11 @@ from types import TracebackType
 from typing import Literal, Self
 
 from datastreamx.cli.demo.notices import Told
+from datastreamx.cli.options import FlowName
 from datastreamx.config import Config, load_config
 from datastreamx.errors import CrashError
+from datastreamx.place import Place
+from datastreamx.supervisor import read_status, status_path
 from datastreamx.topics import apply_topics
 from simulator.aggregators.handle import LocalAggregator
 from simulator.bigquery.handle import LocalBigQuery
@@ -25,16 +29,13 @@ from simulator.processes import Child
 from sinks.bigquery.client import rest_client
 from sinks.bigquery.schema import apply_tables
 
-FlowName = Literal["ads", "warehouse", "notices"]
-
 _FLOWS: tuple[FlowName, ...] = ("warehouse", "notices", "ads")
 
 Server = LocalBroker | LocalBigQuery | LocalAggregator | Child
 
-_RESTART_POLL_S = 0.1
+_STOP_GRACE_S = 15.0
 _BOOKS_OPEN_S = 20.0
-_EARLY_S = 5.0
-_EARLY_ENDS_MAX = 3
+_BOOKS_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -53,39 +54,26 @@ PARTNERS = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class FlowProcess:
-    """One flow's process and how often it had to be started again.
-
-    Attributes:
-        early_ends: Ends in a row soon after the start; too many of them mean that restarting does not help.
-    """
+    """One flow: its supervisor, and where that one tells how the worker is."""
 
     name: FlowName
-    child: Child
-    restarts: int = 0
-    early_ends: int = 0
-    started_s: float = 0.0
+    supervisor: Child
+    status_path: Path
 
-    def start(self) -> None:
-        """Start it, for the first time or again."""
-        self.child.start()
-        self.started_s = time.monotonic()
+    @property
+    def restarts(self) -> int:
+        """How often the worker had to be started again."""
+        status = read_status(self.status_path)
+        return status.restart_count if status else 0
 
-    def restart(self) -> None:
-        """Start it again after it ended.
-
-        Raises:
-            CrashError: It keeps ending right after its start; quotes its log.
-        """
-        self.early_ends = self.early_ends + 1 if time.monotonic() - self.started_s < _EARLY_S else 0
-        if self.early_ends > _EARLY_ENDS_MAX:
-            raise CrashError(
-                f"flow {self.name} keeps ending; its log {self.child.log_path} says:\n{self.child.log_tail(8)}"
-            )
-        time.sleep(_RESTART_POLL_S * self.early_ends)
-        self.restarts += 1
-        self.start()
+    def kill_worker(self) -> None:
+        """SIGKILL the worker, if there is one; the supervisor starts another."""
+        status = read_status(self.status_path)
+        if status and status.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(status.pid, signal.SIGKILL)
 
 
 @dataclass
@@ -98,6 +86,8 @@ class Stack:
         seed: Of fleet and aggregators.
         speed_up: How much faster than real viewers the simulated ones act.
         faults: Fault preset of the fleet, see `simulator.fleet`.
+        bootstrap: Brokers to use instead of a local one; topics of the default names are made there.
+        extra: Sections to add to the configuration.
     """
 
     directory: Path
@@ -105,10 +95,13 @@ class Stack:
     seed: int
     speed_up: float
     faults: str
+    bootstrap: str | None = None
+    extra: str = ""
     config_path: Path = field(init=False)
     config: Config = field(init=False)
     ledger_path: Path = field(init=False)
     flows: dict[FlowName, FlowProcess] = field(init=False, default_factory=dict)
+    bigquery: LocalBigQuery = field(init=False)
     aggregators: list[LocalAggregator] = field(init=False, default_factory=list)
     servers: list[Server] = field(init=False, default_factory=list)
 
@@ -118,9 +111,6 @@ class Stack:
         self.ledger_path = self.directory / "fleet-ledger.json"
         self.logs = self.directory / "logs"
         self._resources = ExitStack()
-        self._stopping = threading.Event()
-        self._lock = threading.Lock()
-        self.failure: CrashError | None = None
 
     def __enter__(self) -> Self:
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -132,27 +122,31 @@ class Stack:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stopping.set()
         self._resources.__exit__(kind, error, trace)
 
     def check(self) -> None:
         """Raise what makes going on pointless.
 
         Raises:
-            CrashError: A flow keeps ending, or something else ended that must not; quotes its log.
+            CrashError: A flow has given up, or something else ended that must not; quotes its log.
         """
-        if self.failure is not None:
-            raise self.failure
+        self.check_flows()
         if self.fleet.poll() is not None:
             raise CrashError(f"the fleet ended; its log {self.fleet.log_path} says:\n{self.fleet.log_tail(8)}")
         for server in self.servers:
             if server.poll() is not None:
                 raise CrashError(f"{type(server).__name__} ended; see the logs in {self.logs}")
 
-    def kill(self, name: FlowName) -> None:
-        """SIGKILL a flow; it is started again at once."""
-        with self._lock:
-            self.flows[name].child.kill()
+    def check_flows(self) -> None:
+        """Raise if a flow will do no more.
+
+        Raises:
+            CrashError: Its supervisor has given up; quotes its log.
+        """
+        for flow in self.flows.values():
+            child = flow.supervisor
+            if child.poll() is not None:
+                raise CrashError(f"flow {flow.name} has given up; its log {child.log_path} says:\n{child.log_tail(8)}")
 
     def told(self) -> Told:
         """What the aggregators say they were told of their bids."""
@@ -169,45 +163,40 @@ class Stack:
         # It opens its books within a second or two of its start; stopped before, it would leave none.
         deadline_s = time.monotonic() + _BOOKS_OPEN_S
         while not self.ledger_path.exists() and self.fleet.poll() is None and time.monotonic() < deadline_s:
-            time.sleep(_RESTART_POLL_S)
+            time.sleep(_BOOKS_POLL_S)
         self.fleet.stop(grace_s=60.0)
 
     def stop_flows(self) -> None:
         """Stop all flows cleanly, with a last snapshot."""
-        self._stopping.set()
-        with self._lock:
-            for flow in self.flows.values():
-                flow.child.stop(grace_s=15.0)
+        for name in _FLOWS:
+            self._stop_flow(name)
 
     def _start(self) -> None:
-        broker = LocalBroker(self.logs)
-        bigquery = LocalBigQuery(self.logs)
+        brokers = [LocalBroker(self.logs)] if self.bootstrap is None else []
+        self.bigquery = LocalBigQuery(self.logs)
         self.aggregators = [
             LocalAggregator(p.name, p.dialect, log_dir=self.logs, seed=self.seed, profile=p.profile) for p in PARTNERS
         ]
         with ThreadPoolExecutor(max_workers=2 + len(PARTNERS)) as pool:
-            self.servers = [bigquery, broker, *self.aggregators]
+            self.servers = [self.bigquery, *brokers, *self.aggregators]
             started = [pool.submit(self._enter, server) for server in self.servers]
             for future in started:
                 future.result()
         for one in self.aggregators:
             one.control(notices=True)
-        self.config_path.write_text(self._config_text(broker, bigquery), encoding="utf-8")
+        self.config_path.write_text(self._config_text(self.bootstrap or brokers[0].bootstrap), encoding="utf-8")
         self.config = load_config(self.config_path)
         apply_topics(self.config)
         apply_tables(rest_client(self.config.bigquery), self.config.bigquery)
         for name in _FLOWS:
-            self.flows[name] = FlowProcess(name, self._flow_child(name))
+            path = status_path(Path(self.config.recovery.directory), Place().store_name(name))
+            self.flows[name] = FlowProcess(name, self._flow_child(name), path)
             self._resources.callback(self._stop_flow, name)
         with ThreadPoolExecutor(max_workers=len(self.flows)) as pool:
-            for future in [pool.submit(flow.start) for flow in self.flows.values()]:
+            for future in [pool.submit(flow.supervisor.start) for flow in self.flows.values()]:
                 future.result()
         self.fleet = self._fleet_child()
         self._enter(self.fleet)
-        restarter = threading.Thread(target=self._restart_crashed, name="restarter", daemon=True)
-        restarter.start()
-        self._resources.callback(restarter.join)
-        self._resources.callback(self._stopping.set)
 
     def _enter(self, resource: Server) -> None:
         resource.start()
@@ -215,19 +204,7 @@ class Stack:
         self._resources.callback(stop)
 
     def _stop_flow(self, name: FlowName) -> None:
-        with self._lock:
-            self.flows[name].child.stop(grace_s=15.0)
-
-    def _restart_crashed(self) -> None:
-        while not self._stopping.wait(_RESTART_POLL_S):
-            with self._lock:
-                for flow in self.flows.values():
-                    if flow.child.poll() is not None and not self._stopping.is_set():
-                        try:
-                            flow.restart()
-                        except CrashError as error:
-                            self.failure = error
-                            return
+        self.flows[name].supervisor.stop(grace_s=_STOP_GRACE_S)
 
     def _flow_child(self, name: FlowName) -> Child:
         argv = [sys.executable, "-m", "datastreamx.cli", "run", name, "--config", str(self.config_path)]
@@ -247,17 +224,17 @@ class Stack:
         argv = [sys.executable, "-m", "simulator.fleet", *(str(part) for pair in options.items() for part in pair)]
         return Child("fleet", [*argv, "--quiet"], log_path=self.logs / "fleet.log", env=_environment())
 
-    def _config_text(self, broker: LocalBroker, bigquery: LocalBigQuery) -> str:
+    def _config_text(self, bootstrap: str) -> str:
         aggregators = "".join(
             f'\n[[aggregators]]\nname = "{one.name}"\nadapter = "{one.dialect}"\nurl = "{one.url}"\n'
             + _DIALECT_OPTIONS[one.dialect]
             + _NOTICES
             for one in self.aggregators
         )
-        return DEMO_CONFIG.format(
-            bootstrap=broker.bootstrap,
-            rest=bigquery.rest_url,
-            grpc=bigquery.grpc_target,
+        return self.extra + DEMO_CONFIG.format(
+            bootstrap=bootstrap,
+            rest=self.bigquery.rest_url,
+            grpc=self.bigquery.grpc_target,
             recovery=self.directory / "recovery",
             aggregators=aggregators,
         )

@@ -10,15 +10,16 @@ from datastreamx.cli.terminal import next_step, show, working
 
 
 def status(config: ConfigOption = DEFAULT_CONFIG, *, as_json: JsonOption = False) -> None:
-    """Show lag per partition, freshness per table, decisions per minute and the age of the last snapshots.
+    """Show what each flow does, lag per partition, freshness per table and decisions per minute.
 
-    Offsets are those that the flows committed with their last snapshot, so a lag of an epoch is normal. Exit code 4:
-    Kafka or BigQuery does not answer; the rest is shown all the same.
+    Processes and their stores are those of this machine. Offsets are those that the flows committed with their last
+    snapshot, so a lag of an epoch is normal. Exit code 4: Kafka or BigQuery does not answer; the rest is shown all the
+    same.
 
     Examples:
     - `datastreamx status --config datastreamx.toml`
 
-    - `datastreamx status --json | jq '.flows[] | {name, lag_records}'`
+    - `datastreamx status --json | jq '.flows[].processes[] | {name, supervisor}'`
     """
     from datastreamx.cli.status import report  # noqa: PLC0415  heavy, not needed for --help
     from datastreamx.cli.status.probe import probe  # noqa: PLC0415  likewise

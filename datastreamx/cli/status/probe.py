@@ -7,10 +7,11 @@ from pathlib import Path
 
 from datastreamx.cli.status.brokers import ask_brokers, flow_groups
 from datastreamx.cli.status.report import FlowStatus, Status
-from datastreamx.cli.status.stores import look_at_store
+from datastreamx.cli.status.stores import look_at_processes
 from datastreamx.cli.status.tables import ask_bigquery
 from datastreamx.clock import Clock
 from datastreamx.config import Config
+from datastreamx.place import Place
 
 
 def probe(config: Config, clock: Clock) -> Status:
@@ -20,8 +21,14 @@ def probe(config: Config, clock: Clock) -> Status:
         bigquery = pool.submit(ask_bigquery, config, clock.now_ms()).result()
         kafka = kafka_answer.result()
     recovery = Path(config.recovery.directory)
+    place = Place(config.scaling.mode)
     flows = [
-        FlowStatus(name=name, group=group, lags=kafka.lags.get(name, []), store=look_at_store(recovery / f"{name}-0"))
+        FlowStatus(
+            name=name,
+            group=group,
+            lags=kafka.lags.get(name, []),
+            processes=look_at_processes(recovery, name, place.store_name(name)),
+        )
         for name, group in flow_groups(config).items()
     ]
     return Status(at_ms=clock.now_ms(), kafka=kafka, bigquery=bigquery, flows=flows)

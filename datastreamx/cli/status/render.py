@@ -6,7 +6,16 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from datastreamx.cli.format import cpm, duration, plural, size
-from datastreamx.cli.status.report import FlowStatus, Lag, LastDecision, Status, diagnose, total_lag
+from datastreamx.cli.status.report import (
+    FlowStatus,
+    Lag,
+    LastDecision,
+    ProcessStatus,
+    Status,
+    diagnose,
+    ended,
+    total_lag,
+)
 from datastreamx.cli.terminal import indented, table
 
 UNKNOWN = "unknown"
@@ -26,8 +35,9 @@ def render(status: Status) -> list[RenderableType]:
     bigquery = status.bigquery
     parts += [Text(), _heading("BigQuery", bigquery.address, bigquery.problem)]
     if bigquery.decisions_per_minute is not None and bigquery.wins_per_minute is not None:
+        over = duration(bigquery.rate_window_ms or 0)
         rates = f"{bigquery.decisions_per_minute:,.1f} a minute, {bigquery.wins_per_minute:,.1f} of them won"
-        parts.append(Text(f"  decisions      {rates} (last 5 minutes)"))
+        parts.append(Text(f"  decisions      {rates} (last {over})"))
     if bigquery.tables:
         freshness = table("Table", "Newest row", numbers=("Newest row",))
         for one in bigquery.tables:
@@ -42,18 +52,12 @@ def _heading(name: str, address: str, problem: str | None) -> Text:
 
 
 def _flow(status: Status, flow: FlowStatus) -> list[RenderableType]:
-    store = flow.store
-    snapshot = (
-        f"no recovery store at {store.directory}"
-        if store.written_ms is None
-        else f"snapshot {_ago(status.at_ms, store.written_ms, '')}, "
-        f"{size(store.bytes)} in {plural(store.files, 'file')}"
-    )
     lag = total_lag(flow.lags)
     behind = f"lag {UNKNOWN if lag is None else f'{lag:,}'}" if flow.lags else f"lag {UNKNOWN}"
     parts: list[RenderableType] = [
         Text(),
-        Text.assemble((f"Flow {flow.name}", "bold"), f"  {behind}; {snapshot}"),
+        Text.assemble((f"Flow {flow.name}", "bold"), f"  {behind}"),
+        *(Text(f"  {one.name}  {_process(status.at_ms, one)}") for one in flow.processes),
     ]
     if flow.lags:
         rows = table(
@@ -63,6 +67,22 @@ def _flow(status: Status, flow: FlowStatus) -> list[RenderableType]:
             rows.add_row(one.topic, str(one.partition), _offset(one.committed), _end(one), _lag(one))
         parts.append(indented(rows))
     return parts
+
+
+def _process(at_ms: int, process: ProcessStatus) -> str:
+    store, supervisor = process.store, process.supervisor
+    snapshot = (
+        f"no recovery store at {store.directory}"
+        if store.written_ms is None
+        else f"snapshot {_ago(at_ms, store.written_ms, '')}, {size(store.bytes)} in {plural(store.files, 'file')}"
+    )
+    if supervisor is None:
+        return snapshot
+    doing = f": {supervisor.doing}" if supervisor.doing else ""
+    since = duration(max(0, at_ms - supervisor.since_ms))
+    count = supervisor.restart_count
+    last = f", the last time {ended(supervisor.last_exit)}" if count else ""
+    return f"{supervisor.stage.replace('_', ' ')}{doing}, {since}; {plural(count, 'restart')}{last}; {snapshot}"
 
 
 def _offset(offset: int | None) -> str:

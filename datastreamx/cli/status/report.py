@@ -5,12 +5,23 @@ from __future__ import annotations
 import msgspec
 
 from datastreamx.cli.format import duration, plural
-from datastreamx.cli.output import Exit
+from datastreamx.cli.output import Exit as ExitCode
+from datastreamx.supervisor import Status as Supervision
+from datastreamx.supervisor.view import Exit
 
 STALE_STORE_MS = 60_000
 """A running flow writes a snapshot each `recovery.epoch_ms`, at most a minute."""
 
 STALE_WAREHOUSE_MS = 60_000
+
+STALE_SUPERVISOR_MS = 10_000
+"""A supervisor writes once a second."""
+
+SILENT_WORKER_MS = 5_000
+"""A running worker reports twice a second."""
+
+FLAPPING = 2
+"""So many failures at a time are no accident."""
 
 
 class Lag(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,13 +59,26 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
     written_ms: int | None
 
 
+class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One cell of a flow, or one process of its cluster, on this machine.
+
+    Attributes:
+        name: Flow and ordinal, the name of its store.
+        supervisor: What its supervisor wrote last; unset if none did.
+    """
+
+    name: str
+    store: Store
+    supervisor: Supervision | None = None
+
+
 class FlowStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the flows."""
+    """One of the flows; its lags are those of all its processes, wherever they run."""
 
     name: str
     group: str
     lags: list[Lag]
-    store: Store
+    processes: list[ProcessStatus]
 
 
 class LastDecision(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +127,11 @@ class TableStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BigQueryStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What BigQuery tells; `problem` says why it tells nothing. Decisions are counted over `RATE_MINUTES`."""
+    """What BigQuery tells; `problem` says why it tells nothing.
+
+    Attributes:
+        rate_window_ms: Over which decisions were counted; shorter while the first one is not that old.
+    """
 
     address: str
     problem: str | None = None
@@ -111,6 +139,7 @@ class BigQueryStatus(msgspec.Struct, frozen=True, kw_only=True):
     tables: list[TableStatus] = []
     decisions_per_minute: float | None = None
     wins_per_minute: float | None = None
+    rate_window_ms: int | None = None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,12 +151,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     flows: list[FlowStatus]
 
 
-def exit_code(status: Status) -> Exit:
+def exit_code(status: Status) -> ExitCode:
     """Unreachable before unusable; a lag is no failure."""
     systems = (status.kafka, status.bigquery)
     if any(system.is_unreachable for system in systems):
-        return Exit.UNREACHABLE
-    return Exit.FAILED if any(system.problem is not None for system in systems) else Exit.OK
+        return ExitCode.UNREACHABLE
+    return ExitCode.FAILED if any(system.problem is not None for system in systems) else ExitCode.OK
 
 
 def diagnose(status: Status) -> list[str]:
@@ -157,12 +186,53 @@ def _flow_notes(status: Status, flow: FlowStatus) -> list[str]:
         notes.append(
             f"{flow.name} has read further than {', '.join(exact)} reaches: the topic was made anew, or lost records"
         )
-    written_ms = flow.store.written_ms
-    if written_ms is not None and status.at_ms - written_ms > STALE_STORE_MS:
-        notes.append(
-            f"{flow.name} wrote its last snapshot here {duration(status.at_ms - written_ms)} ago: is it running?"
-        )
-    return notes
+    return [*notes, *(note for one in flow.processes for note in _process_notes(status.at_ms, flow.name, one))]
+
+
+def _process_notes(at_ms: int, flow: str, process: ProcessStatus) -> list[str]:
+    supervisor, name = process.supervisor, process.name
+    if supervisor is None:
+        return _store_notes(at_ms, process)
+    start = f"`datastreamx run {flow}`"
+    if supervisor.stage == "stopped":
+        return [f"{name} was stopped {_ago(at_ms, supervisor.since_ms)}: start it with {start}"]
+    if supervisor.stage == "given_up":
+        how = ended(supervisor.last_exit)
+        return [f"{name} gave up {_ago(at_ms, supervisor.since_ms)}: {how}; read its log, then start {start} again"]
+    if at_ms - supervisor.at_ms > STALE_SUPERVISOR_MS:
+        return [
+            f"{name} was last heard of {_ago(at_ms, supervisor.at_ms)}: its supervisor is gone, start {start} again"
+        ]
+    notes = []
+    if supervisor.recent_failures >= FLAPPING:
+        how = ended(supervisor.last_exit)
+        notes.append(f"{name} fails again and again, {supervisor.recent_failures} times lately; the last time {how}")
+    age_ms = supervisor.report_age_ms
+    if supervisor.stage == "running" and age_ms is not None and age_ms > SILENT_WORKER_MS:
+        notes.append(f"the worker of {name} has been silent for {duration(age_ms)}: it hangs, or its machine does")
+    return notes or (_store_notes(at_ms, process) if supervisor.stage == "running" else [])
+
+
+def _store_notes(at_ms: int, process: ProcessStatus) -> list[str]:
+    written_ms = process.store.written_ms
+    if written_ms is None or at_ms - written_ms <= STALE_STORE_MS:
+        return []
+    return [f"{process.name} wrote its last snapshot here {_ago(at_ms, written_ms)}: is it running?"]
+
+
+def ended(exit_: Exit | None) -> str:
+    """How a worker ended, in words."""
+    if exit_ is None:
+        return "it never ran"
+    if exit_.reason == "hang":
+        return "it hung and was killed"
+    if exit_.code < 0:
+        return f"it was killed by signal {-exit_.code}"
+    return f"it ended with code {exit_.code}"
+
+
+def _ago(at_ms: int, then_ms: int) -> str:
+    return f"{duration(max(0, at_ms - then_ms))} ago"
 
 
 def as_json(status: Status) -> dict[str, object]:
@@ -173,7 +243,10 @@ def as_json(status: Status) -> dict[str, object]:
             **msgspec.to_builtins(flow),
             "lags": [{**msgspec.to_builtins(lag), "records": lag.records} for lag in flow.lags],
             "lag_records": total_lag(flow.lags),
-            "snapshot_age_ms": _age(status.at_ms, flow.store.written_ms),
+            "processes": [
+                {**msgspec.to_builtins(one), "snapshot_age_ms": _age(status.at_ms, one.store.written_ms)}
+                for one in flow.processes
+            ],
         }
         for flow in status.flows
     ]

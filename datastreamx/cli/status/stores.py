@@ -1,10 +1,28 @@
-"""Recovery stores on this machine."""
+"""Recovery stores and supervisors on this machine."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from datastreamx.cli.status.report import Store
+from datastreamx.cli.status.report import ProcessStatus, Store
+from datastreamx.supervisor import read_status, status_path
+from datastreamx.supervisor.status import SUFFIX
+
+
+def look_at_processes(recovery: Path, flow: str, expected: str) -> list[ProcessStatus]:
+    """All cells or cluster processes of `flow` that have left a trace here; `expected`, without one, if none has."""
+    pattern = re.compile(rf"{re.escape(flow)}-(\d+|cluster|cluster-peer-\d+)")
+    names = {path.name.removesuffix(SUFFIX) for path in recovery.glob(f"{flow}-*")}
+    found = sorted((name for name in names if pattern.fullmatch(name)), key=_in_order)
+    return [look_at_process(recovery, name) for name in found or [expected]]
+
+
+def look_at_process(recovery: Path, name: str) -> ProcessStatus:
+    """What the process with the store `name` shows."""
+    return ProcessStatus(
+        name=name, store=look_at_store(recovery / name), supervisor=read_status(status_path(recovery, name))
+    )
 
 
 def look_at_store(directory: Path) -> Store:
@@ -17,3 +35,9 @@ def look_at_store(directory: Path) -> Store:
         bytes=sum(stat.st_size for stat in found),
         written_ms=max((stat.st_mtime_ns // 1_000_000 for stat in found), default=None),
     )
+
+
+def _in_order(name: str) -> tuple[int, str]:
+    """`ads-2` before `ads-10`."""
+    number = name.rpartition("-")[2]
+    return (int(number), name) if number.isdecimal() else (-1, name)

@@ -14,7 +14,8 @@ from datastreamx.tables import TABLES
 from sinks.bigquery.client import rest_client
 from sinks.bigquery.schema import plan_tables
 
-RATE_MINUTES = 5
+RATE_WINDOW_MS = 300_000
+_RATE_WINDOW_MIN_MS = 10_000
 
 # Column that tells when a row came to be, and how far back to look. Partitions are days, so an hour mostly reads one;
 # a session's partition is the day of its start, which may be hours before its end.
@@ -36,7 +37,7 @@ def ask_bigquery(config: Config, now_ms: int) -> BigQueryStatus:
     now = datetime.fromtimestamp(now_ms / 1000, UTC)
     hours = {hours for _, hours in _FRESHNESS.values()}
     parameters = {f"since_{n}h": now - timedelta(hours=n) for n in hours} | {
-        "rate_since": now - timedelta(minutes=RATE_MINUTES)
+        "rate_since": now - timedelta(milliseconds=RATE_WINDOW_MS)
     }
     try:
         rows = Warehouse(config.bigquery, timeout_s=30).ask(freshness_sql(), parameters).rows
@@ -44,21 +45,34 @@ def ask_bigquery(config: Config, now_ms: int) -> BigQueryStatus:
         return BigQueryStatus(address=address, problem=str(error), is_unreachable=True)
     except CrashError as error:
         return BigQueryStatus(address=address, problem=_missing(config) or str(error))
-    newest = {name: moment for name, moment, _, _ in rows}
-    decided, won = next((decided, won) for name, _, decided, won in rows if name == "ad_decisions")
+    newest = {name: moment for name, moment, *_ in rows}
+    decided, won, first = next(counts for name, _, *counts in rows if name == "ad_decisions")
+    window_ms = rate_window_ms(now_ms, None if first is None else _ms(first))
     return BigQueryStatus(
         address=address,
         tables=[
             TableStatus(
                 name=name,
-                newest_ms=None if newest[name] is None else round(newest[name].timestamp() * 1000),
+                newest_ms=None if newest[name] is None else _ms(newest[name]),
                 window_hours=window_hours,
             )
             for name, (_, window_hours) in _FRESHNESS.items()
         ],
-        decisions_per_minute=decided / RATE_MINUTES,
-        wins_per_minute=won / RATE_MINUTES,
+        decisions_per_minute=decided * 60_000 / window_ms,
+        wins_per_minute=won * 60_000 / window_ms,
+        rate_window_ms=window_ms,
     )
+
+
+def rate_window_ms(now_ms: int, first_ms: int | None) -> int:
+    """Over how long decisions are counted: less than usual when the first one of all came later."""
+    if first_ms is None:
+        return RATE_WINDOW_MS
+    return min(RATE_WINDOW_MS, max(_RATE_WINDOW_MIN_MS, now_ms - first_ms))
+
+
+def _ms(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
 
 
 def _missing(config: Config) -> str | None:
@@ -71,14 +85,18 @@ def _missing(config: Config) -> str | None:
 
 
 def freshness_sql() -> str:
-    """One row per table: name, newest row, decisions and wins since `@rate_since` (0 but for ad_decisions)."""
+    """One row per table: name, newest row; of ad_decisions also decisions and wins since `@rate_since`, and the first.
+
+    The first one lies within the window that is looked at for freshness.
+    """
     return "\nUNION ALL\n".join(_one(name, *freshness) for name, freshness in _FRESHNESS.items())
 
 
 def _one(name: str, column: str, window_hours: int) -> str:
-    counts = "0, 0"
+    counts = "0, 0, CAST(NULL AS TIMESTAMP)"
     if name == "ad_decisions":
-        counts = "COUNTIF(decided_time >= @rate_since), COUNTIF(decided_time >= @rate_since AND status = 'won')"
+        recent = "decided_time >= @rate_since"
+        counts = f"COUNTIF({recent}), COUNTIF({recent} AND status = 'won'), MIN(decided_time)"
     # Names come from our own constants, values are parameters.
     return (
         f"SELECT '{name}', MAX({column}), {counts} FROM {name} "  # noqa: S608  see above

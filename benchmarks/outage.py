@@ -1,0 +1,188 @@
+"""What an outage of BigQuery does to the ads, and how fast the warehouse catches up.
+
+    python -m benchmarks.outage [--before 3] [--outage 10] [--boxes 3000] [--json]
+
+The whole service on Apache Kafka (needs Java 17 and Maven). BigQuery refuses every call for `--outage` minutes, with
+the boxes going on as before. Measured by a reader of ad-decisions of its own: from the Kafka time of the causing record
+to the reception of the push, without the part of the aggregators, before and during the outage; then the drain of the
+backlog while new rows arrive, and at the end the audit of the demo: every row once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Self
+
+import msgspec
+from confluent_kafka import OFFSET_END, Consumer, TopicPartition
+
+from benchmarks.live import Service, say
+from benchmarks.machine import Machine, machine, percentile
+from datastreamx.config import Config
+from datastreamx.kafka import consumer_properties
+from datastreamx.wire.decisions import decode_decision
+from simulator.bigquery.faults import FaultPlan
+
+WARM_UP_S = 60.0
+"""The first auctions of a run open connections and learn latencies."""
+SETTLE_POLL_S = 0.5
+DRAIN_LIMIT_S = 900.0
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Milliseconds."""
+
+    pushes: int
+    p50: float
+    p99: float
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What was seen.
+
+    Attributes:
+        p99_ratio: During the outage over before it.
+        drain_ratio: Rows made visible per second while catching up, over rows arriving per second.
+    """
+
+    machine: Machine
+    boxes: int
+    outage_s: float
+    before_ms: Latency
+    during_ms: Latency
+    p99_ratio: float
+    arrival_rows_per_s: float
+    backlog_rows: int
+    drained_s: float
+    drain_ratio: float
+    violations: list[str]
+
+
+class Pushes:
+    """Latencies of pushes as they arrive, with the monotonic time of each. A context manager."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._latencies: list[tuple[float, float]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def between(self, first_s: float, last_s: float) -> list[float]:
+        """Milliseconds of the pushes received in between."""
+        return [ms for at_s, ms in self._latencies if first_s <= at_s < last_s]
+
+    def _run(self) -> None:
+        consumer = Consumer(
+            {**consumer_properties(self._config.kafka, "benchmark-pushes", "benchmark"), "fetch.wait.max.ms": 100}
+        )
+        partitions = range(self._config.events.partitions)
+        consumer.assign([TopicPartition(self._config.topics.decisions, p, OFFSET_END) for p in partitions])
+        while not self._stop.is_set():
+            for message in consumer.consume(200, 0.05):
+                if message.error() is not None:
+                    continue
+                decision = decode_decision(message.value() or b"")
+                if decision.ads and decision.auction_us is not None:
+                    own_ms = time.time() * 1000 - decision.emitted_ms - decision.auction_us / 1000
+                    self._latencies.append((time.monotonic(), own_ms))
+        consumer.close()
+
+
+def _latency(figures: list[float]) -> Latency:
+    return Latency(len(figures), round(percentile(figures, 0.5), 1), round(percentile(figures, 0.99), 1))
+
+
+def measure(before_s: float, outage_s: float, boxes: int) -> Result:
+    """Run it all."""
+    with tempfile.TemporaryDirectory(prefix="datastreamx-outage-") as name, Service(Path(name), boxes) as service:
+        with Pushes(service.config) as pushes:
+            say("warming up")
+            _wait(service, WARM_UP_S)
+            rows_then, begin_s = service.rows("box_events"), time.monotonic()
+            say(f"measuring for {before_s:g} s")
+            _wait(service, before_s)
+            down_s = time.monotonic()
+            arrival = (service.rows("box_events") - rows_then) / (down_s - begin_s)
+            say(f"BigQuery is down for {outage_s:g} s")
+            service.bigquery.inject(FaultPlan.outage())
+            _wait(service, outage_s)
+            up_s = time.monotonic()
+            service.bigquery.heal()
+            rows_then = service.rows("box_events")
+            backlog = service.ledger.expected_rows - rows_then
+            say(f"BigQuery is back; {backlog:,} rows behind")
+            drained_s, drained = _drain(service, rows_then, up_s)
+            say(f"caught up after {drained_s:.1f} s")
+        summary = service.finish()
+    before, during = pushes.between(begin_s, down_s), pushes.between(down_s, up_s)
+    return Result(
+        machine=machine(),
+        boxes=boxes,
+        outage_s=outage_s,
+        before_ms=_latency(before),
+        during_ms=_latency(during),
+        p99_ratio=round(percentile(during, 0.99) / percentile(before, 0.99), 3),
+        arrival_rows_per_s=round(arrival, 1),
+        backlog_rows=backlog,
+        drained_s=round(drained_s, 1),
+        drain_ratio=round(drained / drained_s / arrival, 2),
+        violations=summary.violations,
+    )
+
+
+def _drain(service: Service, rows_then: int, up_s: float) -> tuple[float, int]:
+    """Seconds until only the last seconds of events are missing, and rows that became visible meanwhile."""
+    while time.monotonic() - up_s < DRAIN_LIMIT_S:
+        service.check()
+        ledger, rows = service.ledger, service.rows("box_events")
+        rate = ledger.expected_rows / max(1.0, (ledger.updated_ms - ledger.started_ms) / 1000)
+        if ledger.expected_rows - rows < 3 * rate:
+            break
+        time.sleep(SETTLE_POLL_S)
+    return time.monotonic() - up_s, service.rows("box_events") - rows_then
+
+
+def _wait(service: Service, seconds: float) -> None:
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        service.check()
+        time.sleep(1.0)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", type=float, default=3.0, metavar="MINUTES")
+    parser.add_argument("--outage", type=float, default=10.0, metavar="MINUTES")
+    parser.add_argument("--boxes", type=int, default=3_000)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    result = measure(options.before * 60, options.outage * 60, options.boxes)
+    if options.json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
+    else:
+        sys.stdout.write(
+            f"push without aggregators   before p50 {result.before_ms.p50} ms, p99 {result.before_ms.p99} ms; during "
+            f"the outage p50 {result.during_ms.p50} ms, p99 {result.during_ms.p99} ms, ratio {result.p99_ratio}\n"
+            f"backlog of {result.backlog_rows:,} rows drained in {result.drained_s} s, {result.drain_ratio} times the "
+            f"arrival of {result.arrival_rows_per_s} rows/s\n"
+            + ("every promise held\n" if not result.violations else f"BROKEN: {result.violations}\n")
+        )
+    raise SystemExit(1 if result.violations else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""`datastreamx backup` and `datastreamx restore`: copies of the recovery stores."""

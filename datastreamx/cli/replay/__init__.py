@@ -1,0 +1,1 @@
+"""`datastreamx replay`: state or rows anew, from what Kafka holds."""

@@ -1,0 +1,1 @@
+"""`datastreamx rescale`: the same state for another number of cells."""

@@ -1,0 +1,298 @@
+"""Copies of recovery stores, taken while their flows run or not.
+
+SQLite copies a file consistently while it is being written. A store of several files is consistent only if all are of
+one moment: a read transaction is opened on each before the first is copied, and the copies are used only if every one
+has committed exactly the last epoch that is durable. An epoch that ends in between is tried again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+import msgspec
+
+from datastreamx.config import Config
+from datastreamx.errors import CrashError, DamagedStoreError, RetryableError, StateMismatchError
+from datastreamx.place import Place
+from flows.recovery.durable import sync_directory, write_durably
+from flows.recovery.guard import check_store
+from flows.recovery.inventory import store_names
+from flows.recovery.lock import locked
+from flows.recovery.manifest import FILE as MANIFEST
+from flows.recovery.manifest import Manifest, check_manifest, manifest_of, read_manifest
+from flows.recovery.part import PATTERN, read_part
+from flows.recovery.steps import FLOWS, steps_of
+from flows.recovery.store import StoreContents, part_files
+from flows.recovery.swap import OnStep, unfinished_rescale
+
+RECORD = "backup.json"
+FORMAT = 1
+
+ATTEMPTS = 40
+PAUSE_S = 0.05
+
+
+class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a store."""
+
+    size_bytes: int
+    sha256: str
+
+
+class StoreRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One store in a backup.
+
+    Attributes:
+        store: Its folder, in the backup and below `recovery.directory`.
+        mode: As its manifest says, like `cells` and `ordinal`.
+        resume_epoch: First epoch that is not in it.
+        keys: Rows in it.
+        files: By name.
+    """
+
+    flow: str
+    store: str
+    mode: Literal["cells", "cluster"]
+    cells: int
+    ordinal: int
+    resume_epoch: int
+    keys: int
+    files: dict[str, FileRecord]
+
+    @property
+    def place(self) -> Place:
+        """Whose store it is."""
+        return Place(self.mode, self.ordinal, self.cells)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files."""
+        return sum(file.size_bytes for file in self.files.values())
+
+
+class BackupRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backup holds: `backup.json` in its folder.
+
+    Attributes:
+        taken_at: UTC, when it began.
+        stores: Each is of a moment of its own; flows and cells share nothing.
+    """
+
+    format: int = FORMAT
+    taken_at: datetime
+    stores: tuple[StoreRecord, ...]
+
+
+def back_up(  # noqa: PLR0913 - all but three by name, each with a default
+    config: Config,
+    target: Path,
+    now: datetime,
+    *,
+    flows: tuple[str, ...] = (),
+    on_step: OnStep = lambda _: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> BackupRecord:
+    """Copy the stores of this machine into the new folder `target`, and check the copies as a start would.
+
+    Args:
+        config: That of the flows.
+        target: Must not exist, or be empty. It appears only when it is complete.
+        now: UTC.
+        flows: Which; empty: all that have a store here.
+        on_step: Told of every step that is done.
+        sleep: Between two attempts.
+
+    Raises:
+        StateMismatchError: There is no store, one is damaged, of another configuration, or is being replaced.
+        CrashError: `target` holds something, or cannot be written.
+        RetryableError: A flow closed its epochs so fast that no consistent copy was met.
+    """
+    directory = Path(config.recovery.directory)
+    replaced = unfinished_rescale(directory)
+    if replaced is not None:
+        raise StateMismatchError(replaced)
+    found = {flow: store_names(directory, flow) for flow in flows or FLOWS}
+    absent = [flow for flow, names in found.items() if not names]
+    if absent and (flows or len(absent) == len(found)):
+        raise StateMismatchError(f"{directory} holds no recovery store of {', '.join(absent)}: nothing to back up")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise CrashError(
+            f"{target} is not empty: a backup needs a folder of its own, e.g. {target}/{now:%Y%m%dT%H%M%SZ}"
+        )
+    draft = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+        records = []
+        for flow, names in found.items():
+            for name in names:
+                records.append(_back_up(config, flow, directory / name, draft / name, sleep))
+                on_step(f"copied {name}")
+        record = BackupRecord(taken_at=now, stores=tuple(records))
+        write_durably(draft / RECORD, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+        draft.replace(target)
+        sync_directory(target.parent)
+    except (OSError, sqlite3.Error) as error:
+        raise CrashError(f"the backup {target} cannot be written: {error}") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return record
+
+
+def read_backup(source: Path) -> BackupRecord:
+    """What the backup in `source` holds.
+
+    Raises:
+        StateMismatchError: It is none, or of another program.
+    """
+    path = source / RECORD
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=BackupRecord)
+    except FileNotFoundError:
+        raise StateMismatchError(f"{source} is no backup: it has no {RECORD}") from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise StateMismatchError(f"{path} cannot be read: {error}") from None
+    if record.format != FORMAT:
+        raise StateMismatchError(f"{path} has format {record.format}, this program reads {FORMAT}")
+    return record
+
+
+def check_copy(config: Config, folder: Path, record: StoreRecord) -> StoreContents:
+    """Check a store of a backup: its files, and what a start of its flow would check.
+
+    Raises:
+        StateMismatchError: A file is missing, differs from what was written, or is too many; or the store is not for
+            this configuration, whose scaling does not matter here.
+    """
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if found != {*record.files}:
+        odd = ", ".join(sorted(found ^ {*record.files}))
+        raise StateMismatchError(f"the backup {folder} is not complete, or holds something else: {odd}")
+    for name, file in record.files.items():
+        if _file_record(folder / name) != file:
+            raise StateMismatchError(
+                f"the backup {folder / name} is damaged: it is not what was written. Take another one"
+            )
+    check_manifest(folder, read_manifest(folder), manifest_of(record.flow, config, record.place))
+    return check_store(folder, steps_of(record.flow, config, record.place))
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A store and where it is copied to."""
+
+    config: Config
+    flow: str
+    place: Place
+    store: Path
+    copy: Path
+
+    def check(self, folder: Path) -> StoreContents:
+        """As a start of the flow would."""
+        return check_store(folder, steps_of(self.flow, self.config, self.place))
+
+    def still(self) -> StoreContents:
+        """Byte by byte, with the logs that a killed process has left; these are folded in, for read-only places."""
+        self.check(self.store)
+        parts = part_files(self.store)
+        logs = [path.with_name(f"{path.name}-wal") for path in parts]
+        self._begin()
+        for path in (*parts, *(log for log in logs if log.exists())):
+            shutil.copyfile(path, self.copy / path.name)
+        for path in part_files(self.copy):
+            with closing(sqlite3.connect(path, isolation_level=None)) as part:
+                part.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return self.check(self.copy)
+
+    def live(self, sleep: Callable[[float], None]) -> StoreContents:
+        """While a process writes."""
+        why = "an epoch ended in between"
+        for _ in range(ATTEMPTS):
+            self._begin()
+            self._copy_parts()
+            try:
+                contents = self.check(self.copy)
+                if _is_of_one_moment(self.copy, contents):
+                    return contents
+            except DamagedStoreError as error:
+                # So does a copy look whose files are of different epochs.
+                why = str(error)
+            sleep(PAUSE_S)
+        raise RetryableError(f"no consistent copy of {self.store} was met in {ATTEMPTS} attempts ({why}); try again")
+
+    def _begin(self) -> None:
+        shutil.rmtree(self.copy, ignore_errors=True)
+        self.copy.mkdir()
+        shutil.copyfile(self.store / MANIFEST, self.copy / MANIFEST)
+
+    def _copy_parts(self) -> None:
+        with ExitStack() as stack:
+            sources: list[tuple[str, sqlite3.Connection]] = []
+            for path in part_files(self.store):
+                # Never `immutable`, and with no wish to write: who is running must not notice.
+                url = f"file:{quote(str(path))}?mode=ro"
+                source = stack.enter_context(closing(sqlite3.connect(url, uri=True, isolation_level=None)))
+                sources.append((path.name, source))
+            for _, source in sources:
+                source.execute("BEGIN")
+                source.execute("SELECT commit_epoch FROM commits").fetchall()
+            for name, source in sources:
+                with closing(sqlite3.connect(self.copy / name, isolation_level=None)) as target:
+                    source.backup(target)
+
+
+def _back_up(config: Config, flow: str, store: Path, copy: Path, sleep: Callable[[float], None]) -> StoreRecord:
+    manifest = read_manifest(store)
+    place = Place(manifest.mode, manifest.ordinal, manifest.cells)
+    check_manifest(store, manifest, manifest_of(flow, config, place))
+    job = _Copy(config, flow, place, store, copy)
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(store))
+        except CrashError:
+            contents = job.live(sleep)
+        else:
+            contents = job.still()
+    sync_directory(copy)
+    return _record(flow, store.name, copy, manifest, contents)
+
+
+def _is_of_one_moment(copy: Path, contents: StoreContents) -> bool:
+    """Whether each file has committed the last durable epoch: neither more, nor less.
+
+    Less would do for a store whose process is dead. Here a file may have been copied before it got the rows of an epoch
+    of which another one says already that it is durable; rows come before the commit, so the commit is the proof.
+    """
+    commits = {read_part(path).commit_epoch or 0 for path in copy.glob(PATTERN)}
+    return commits == {contents.resume_epoch - 1}
+
+
+def _record(flow: str, name: str, copy: Path, manifest: Manifest, contents: StoreContents) -> StoreRecord:
+    return StoreRecord(
+        flow=flow,
+        store=name,
+        mode=manifest.mode,
+        cells=manifest.cells,
+        ordinal=manifest.ordinal,
+        resume_epoch=contents.resume_epoch,
+        keys=len(contents.rows),
+        files={path.name: _file_record(path) for path in sorted(copy.iterdir())},
+    )
+
+
+def _file_record(path: Path) -> FileRecord:
+    """Checksum of a file, which is durable then."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return FileRecord(size_bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())

@@ -1,0 +1,1 @@
+"""What can happen to a pipeline: one small class for each kind, registered in `KINDS`."""

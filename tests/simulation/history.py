@@ -1,0 +1,328 @@
+"""One history: a seed makes a world, faults and a schedule; the product runs through it until all has come to rest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import structlog
+from prometheus_client.metrics import MetricWrapperBase
+
+import operators.async_map.step
+import operators.bidding.house
+import operators.notices.step
+import operators.rollups.step
+from datastreamx.errors import StateMismatchError
+from datastreamx.place import Place
+from flows.recovery.reshard import Store as StoreToShare
+from flows.recovery.reshard import Terms, reshard
+from sinks.bigquery.transport import BadRow
+from tests.simulation.actors import Fleet, Receivers
+from tests.simulation.bigquery import SimulatedBigQuery
+from tests.simulation.engine import Store
+from tests.simulation.flows import CONFIG, FLOWS, Cell, Surroundings
+from tests.simulation.kafka import Broker
+from tests.simulation.supervised import PHASES, Crash, Supervised
+from tests.simulation.verdict import GOES_ON, Findings, judge
+from tests.simulation.world import Moment, VirtualTime, World
+
+ROUNDS_MAX = 6_000
+"""A history that has not come to rest by then is stuck; they take a few hundred."""
+
+
+def _bad_rows(table: str, rows: pa.RecordBatch) -> tuple[BadRow, ...]:
+    if table != "box_events":
+        return ()
+    spoiled = pc.and_(pc.ends_with(rows.column("event_id"), "77"), pc.equal(rows.column("type"), "heartbeat"))
+    return tuple(BadRow(index, "spoiled") for index in pc.indices_nonzero(spoiled).to_pylist())
+
+
+@dataclass
+class Outcome:
+    """How a history ended.
+
+    Attributes:
+        broken: Invariants that do not hold, each with what is wrong.
+        seen: What happened, by kind.
+    """
+
+    seed: int
+    broken: Findings
+    seen: Counter[str]
+    faults: list[Moment]
+    trace: list[Moment] | None
+
+
+Plant = Callable[["History"], AbstractContextManager[object]]
+"""Breaks the product for as long as it is entered; see `plants`."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a history is run.
+
+    Attributes:
+        events: Fewest and most events that boxes send of themselves.
+        crashes: Fewest and most that are planned.
+        phases: In which processes die; each as likely as it is often named.
+        plant: A bug.
+        with_trace: Keep every step, and let errors of the product through.
+    """
+
+    events: tuple[int, int] = (30, 90)
+    crashes: tuple[int, int] = (2, 5)
+    phases: tuple[str, ...] = ("any", "any", *PHASES, "snapshot", "commit", "waiting")
+    plant: Plant | None = None
+    with_trace: bool = False
+
+
+class History:
+    """Everything of one seed. Call `run` once, within `virtual_time`."""
+
+    def __init__(self, seed: int, time: VirtualTime, options: Options = Options()) -> None:
+        self._options = options
+        self.world = World(seed, with_trace=options.with_trace)
+        time.world = self.world
+        time.sleep = self._product_sleeps
+        self._random = self.world.random("schedule")
+        topics, partitions = CONFIG.topics, CONFIG.events.partitions
+        self.broker = Broker(
+            self.world,
+            {topics.events: partitions, topics.decisions: partitions, topics.facts: partitions, topics.dead_letters: 1},
+        )
+        self.bigquery = SimulatedBigQuery(self.world, _bad_rows)
+        self.receivers = Receivers(self.world, CONFIG.aggregators)
+        self._around = Surroundings(self.world, self.broker, self.bigquery, self.receivers)
+        self._fleet = Fleet(self.world, self.broker, CONFIG, self._random.randint(*options.events))
+        # Like a swarm: not every history has everything, so that each thing has room to go wrong in its own way.
+        self.flows = FLOWS if self._random.random() < 0.5 else ("ads", "warehouse")
+        self.on_start: list[Callable[[Supervised], None]] = []
+        self.cells: list[Supervised] = []
+        for flow in self.flows:
+            for place in _places(self._random.choice((1, 1, 2))):
+                self._add((flow, place.ordinal), place, Store())
+        for _ in range(self._random.randint(*options.crashes)):
+            self._plan_crash(self._random.choice(self.cells))
+        self._reshard_round = self._random.randint(10, 150) if self._random.random() < 0.3 else -1
+
+    def run(self) -> Outcome:
+        """Until all has come to rest."""
+        plant = self._options.plant
+        world, broken = self.world, Findings()
+        try:
+            with plant(self) if plant is not None else nullcontext():
+                while not self._fleet.is_done:
+                    self._round()
+                    self._trouble()
+                world.is_calm = True
+                self.broker.down_until_ms = 0
+                world.tell("world", "no more faults from here on")
+                self._rest()
+            broken = judge(self)
+        except Exception as error:
+            if self._options.with_trace and plant is None:
+                raise
+            # Whatever the product raises is a finding.
+            broken.add(GOES_ON, f"{type(error).__name__}: {error}")
+        return Outcome(world.seed, broken, world.seen, world.faults, world.trace)
+
+    def _add(self, cell: Cell, place: Place, store: Store) -> Supervised:
+        added = Supervised(cell, place, self._around, store, self._others_run)
+        added.on_start = self.on_start
+        self.cells.append(added)
+        return added
+
+    def _others_run(self) -> None:
+        """While one process waits, the others go on."""
+        for cell in self.cells:
+            cell.run(4)
+
+    def _product_sleeps(self, seconds: float) -> None:
+        """A step of the product waits at the end of its input, in a loop. The last to have become busy is the one."""
+        busy = [cell for cell in self.cells if cell.is_busy and cell.engine is not None and cell.engine.is_ending]
+        busy[-1].sleep(max(1, round(seconds * 1000)))
+
+    def _plan_crash(self, cell: Supervised) -> None:
+        random = self._random
+        phase = random.choice(self._options.phases)
+        latest = {"any": 120, "running": 60, "waiting": 12, "restoring": 5}.get(phase, 8)
+        if phase == "restoring":
+            # Nothing is restored by a process that never died.
+            cell.crashes.append(Crash("any", random.randint(1, 60)))
+        cell.crashes.append(Crash(phase, random.randint(1, latest)))
+
+    def _round(self) -> None:
+        random = self._random
+        self.world.seen["rounds"] += 1
+        self.world.elapse(self._step_ms())
+        for cell in random.sample(self.cells, len(self.cells)):
+            cell.run(random.choice((1, 5, 30, 100)))
+
+    def _step_ms(self) -> int:
+        """Small steps while auctions are under way, large ones while nothing is."""
+        if not all(cell.process is None or cell.process.is_idle for cell in self.cells):
+            return self._random.choice((10, 60, 150, 400))
+        if any(cell.engine is not None and cell.engine.has_work for cell in self.cells):
+            return self._random.choice((0, 30, 300, 600))
+        now_ms, next_ms = self.world.clock.now_ms(), self.world.next_ms
+        return min(2_000, max(1, (next_ms or now_ms + 500) - now_ms))
+
+    def _trouble(self) -> None:
+        """Now and then something happens that is no crash of ours."""
+        random, world = self._random, self.world
+        self._reshard_round -= 1
+        if self._reshard_round == 0:
+            self._reshard(random.choice(self.flows))
+        if random.random() > 0.02:
+            return
+        now_ms = world.clock.now_ms()
+        cell = random.choice(self.cells)
+        match random.randrange(4):
+            case 0:
+                self.broker.down_until_ms = now_ms + random.choice((300, 2_000, 8_000))
+                world.fault("kafka", "broker down", f"for {self.broker.down_until_ms - now_ms} ms")
+            case 1:
+                down_ms = random.choice((500, 3_000, 12_000))
+                self.bigquery.fail_until(now_ms + down_ms, random.choice(("503", "429")))
+                world.fault("bigquery", "outage", f"for {down_ms} ms")
+            case 2:
+                if cell.process is not None:
+                    cell.process.client.fail_one()
+            case _:
+                cell.stop()
+
+    def _reshard(self, flow: str) -> None:
+        """Share the stores of a flow out to another number of cells, as `datastreamx rescale` does."""
+        old = [cell for cell in self.cells if cell.cell[0] == flow]
+        how = self._end_all(old)
+        places = _places(2 if len(old) == 1 else 1)
+        terms = Terms(CONFIG.events.partitions, CONFIG.topics.decisions)
+        try:
+            made = reshard([StoreToShare(cell.place, cell.store.values) for cell in old], places, terms)
+        except StateMismatchError as error:
+            # As it must: a cell that has never taken a snapshot cannot be shared out.
+            self.world.tell(flow, f"is not shared out: {error}")
+            self.world.seen["re-shards refused"] += 1
+            for cell in old:
+                cell.is_held = False
+            return
+        self.world.fault(flow, "re-shard", f"{len(old)} -> {len(places)}, after {how}")
+        self.cells = [cell for cell in self.cells if cell not in old]
+        added = [
+            self._add((flow, place.ordinal), place, Store(dict(rows))) for place, rows in zip(places, made, strict=True)
+        ]
+        for cell in old:
+            self._random.choice(added).crashes += cell.crashes
+
+    def _end_all(self, cells: list[Supervised]) -> str:
+        """Stop or kill cells, and keep them down; says how."""
+        is_clean = self._random.random() < 0.5
+        for cell in cells:
+            cell.is_held = True
+            if is_clean:
+                cell.stop()
+        for _ in range(ROUNDS_MAX):
+            if all(cell.engine is None for cell in cells):
+                break
+            self._round()
+            for cell in cells:
+                if not is_clean:
+                    cell.kill()
+        for cell in cells:
+            cell.store.open()
+        return "clean stops" if is_clean else "kills"
+
+    def _rest(self) -> None:
+        """Let everything come to rest: nothing may be left to do, whatever happened before."""
+        progress, epochs = self._progress(), self._epochs()
+        for _ in range(ROUNDS_MAX):
+            self._round()
+            if progress != self._progress():
+                progress, epochs = self._progress(), self._epochs()
+            # What happened last is durable two epochs later, and has been flushed if it ever will be.
+            elif (
+                all(now >= then + 2 for now, then in zip(self._epochs(), epochs, strict=True))
+                and all(cell.is_at_rest for cell in self.cells)
+                and self._is_settled()
+            ):
+                return
+        left = [cell.name for cell in self.cells if not cell.is_at_rest]
+        raise StuckError(f"after {ROUNDS_MAX} calm rounds {left or 'rows, increments or notices'} are not at rest")
+
+    def _progress(self) -> tuple[int, ...]:
+        """Changes whenever something arrives anywhere."""
+        streams = self.bigquery.streams.values()
+        return (
+            self.broker.appends,
+            sum(stream.end for stream in streams),
+            sum(stream.flushed for stream in streams),
+            self.receivers.heard.total(),
+        )
+
+    def _epochs(self) -> list[int]:
+        return [cell.store.epoch for cell in self.cells]
+
+    def _is_settled(self) -> bool:
+        """Whether nothing is owed: no notice, no increment, no row that is not visible."""
+        engines = [(cell.cell[0], cell.engine) for cell in self.cells]
+        for flow, engine in engines:
+            if engine is None:
+                return False
+            if flow == "notices":
+                outboxes = [logic._outbox for logic in engine.logics("notices.send.outbox").values()]
+                if any(len(outbox) or outbox.has_untold for outbox in outboxes):
+                    return False
+            elif flow == "warehouse":
+                loaders = [part._loader for part in engine.logics("warehouse.bigquery").values()]
+                if (
+                    not all(logic._rollup.is_empty for logic in engine.logics("warehouse.rollups.counts").values())
+                    or any(loader._batches or loader._stream.unacked_requests for loader in loaders)
+                    or not all(
+                        loader._ledger.is_visible(name) for loader in loaders for name in loader._ledger._streams
+                    )
+                ):
+                    return False
+        return True
+
+
+class StuckError(Exception):
+    """A history does not come to rest."""
+
+
+def _places(count: int) -> list[Place]:
+    return [Place("cells", ordinal, count) for ordinal in range(count)]
+
+
+class _Unmeasured:
+    """Takes the place of every labelled metric: thousands of restarts are not for this process's registry."""
+
+    def __getattr__(self, _: str) -> Callable[..., object]:
+        return lambda *_: nullcontext()
+
+
+@contextmanager
+def virtual_time() -> Iterator[VirtualTime]:
+    """While this lasts, the product's steps read virtual time, log nothing and measure nothing."""
+    time, unmeasured = VirtualTime(), _Unmeasured()
+    cpus = pa.cpu_count()
+    with ExitStack() as patches:
+        structlog.configure(processors=[_drop])
+        patches.callback(structlog.reset_defaults)
+        # Arrow would wake a thread for every handful of rows.
+        pa.set_cpu_count(1)
+        patches.callback(pa.set_cpu_count, cpus)
+        for module in (operators.async_map.step, operators.notices.step, operators.rollups.step):
+            patches.enter_context(patch.object(module, "datetime", time))
+        for module in (operators.async_map.step, operators.notices.step, operators.bidding.house):
+            patches.enter_context(patch.object(module, "time", time))
+        patches.enter_context(patch.object(MetricWrapperBase, "labels", lambda *_: unmeasured))
+        yield time
+
+
+def _drop(*_: object) -> dict[str, object]:
+    raise structlog.DropEvent
