@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := tour
-.PHONY: tour demo test test-kafka chaos check format lock schemas clean
+.PHONY: tour demo test test-kafka chaos simulate check format lock schemas clean
 
 tour: ## Show this tour
 	@echo "DatastreamX: make TARGET, where TARGET is one of"
@@ -25,6 +25,9 @@ test-kafka: $(INSTALLED) ## Run the integration suite on Apache Kafka (needs Jav
 chaos: $(INSTALLED) ## Kill real processes under real faults: make chaos KILLS=20 SEED=1 MODE=cells BROKER=tansu
 	@$(BIN)/python -m tests.chaos --kills $(or $(KILLS),20) --seed $(or $(SEED),1) --mode $(or $(MODE),cells) \
 		--broker $(or $(BROKER),tansu) $(if $(CELLS),--cells $(CELLS)) $(if $(JSON),--json) $(ARGS)
+
+simulate: $(INSTALLED) ## Run histories in virtual time against every fault: make simulate SEED=1 RUNS=10000
+	@$(BIN)/python -m tests.simulation --seed $(or $(SEED),1) --runs $(or $(RUNS),1000) $(ARGS)
 
 check: $(INSTALLED) ## Lint, types, formatting and import contracts
 	@$(BIN)/ruff check .

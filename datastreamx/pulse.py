@@ -18,7 +18,7 @@ import msgspec
 PIPE_VARIABLE = "DATASTREAMX_PULSE_FD"
 INTERVAL_S = 0.5
 
-Phase = Literal["starting", "restoring", "running", "stopping"]
+Phase = Literal["starting", "restoring", "running"]
 """starting: checks and connections. restoring: state is loaded. running: the source has been asked for items."""
 
 

@@ -163,6 +163,11 @@ def _scaling(config: Config) -> list[str]:
     if scaling.mode == "cluster":
         if len(set(scaling.addresses)) < len(scaling.addresses) or not scaling.addresses:
             return ["scaling.addresses has to name each process of the cluster, as host:port, once"]
+        if len(scaling.addresses) > config.events.partitions:
+            return [
+                f"scaling.addresses names {len(scaling.addresses)} processes, more than events.partitions "
+                f"({config.events.partitions}): the others would have nothing to read"
+            ]
         return []
     problems = []
     if scaling.addresses:

@@ -122,7 +122,7 @@ class Attempt:
         if reports:
             self._silence.heard()
             self._report = reports[-1]
-            self.has_worked = self.has_worked or self._report.phase in {"running", "stopping"}
+            self.has_worked = self.has_worked or self._report.phase == "running"
             self._panel.update(heard_s=now_s, report=self._report, backlog=self._readiness.catch_up())
         is_stopping = self._asked_s is not None
         stage: Stage = "stopping" if is_stopping else self._report.phase

@@ -28,8 +28,8 @@ class Silence:
         self._looked_s = now_s
 
     def is_hang(self, phase: Phase) -> bool:
-        """Whether it has lasted too long. A worker that stops is bounded by its grace instead."""
-        return phase != "stopping" and self.seconds > patience_s(self._limits, phase)
+        """Whether it has lasted too long. Not for a worker that was asked to end: its grace bounds that."""
+        return self.seconds > patience_s(self._limits, phase)
 
 
 def patience_s(limits: Limits, phase: Phase) -> float:

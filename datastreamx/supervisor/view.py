@@ -13,8 +13,9 @@ from datastreamx.supervisor.readiness import CatchUp
 from datastreamx.supervisor.restarts import Reason
 from datastreamx.supervisor.silence import patience_s
 
-Stage = Phase | Literal["backing_off", "stopped", "given_up"]
-"""A worker's phase, or: there is none for now, for it was stopped, or because starting it does not help."""
+Stage = Phase | Literal["stopping", "backing_off", "stopped", "given_up"]
+"""A worker's phase; or it was asked to end; or there is none for now, for it was stopped, or because starting it does
+not help."""
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):

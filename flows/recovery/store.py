@@ -14,7 +14,9 @@ Bytewax 0.21.1, by running and killing small flows:
   steps and sinks are snapshotted only in epochs in which they had something to do.
 - Before the first epoch is durable the resume epoch is 1: there are no commits, and rows of epoch 1 do not count.
 - Bytewax writes the rows of epoch E, then the frontier E + 1, and then, file by file, `commit_epoch` E, together with
-  the deletion of superseded rows. A kill between two of these steps leaves commits of E - 1 and E, never a wider gap.
+  the deletion of superseded rows. A kill between two of these steps leaves commits of E - 1 and E. An execution never
+  makes up for a commit that the one before it owed: killed at that point again and again (a disk that is full just
+  there), each execution leaves the same commit, and the resume epoch goes one further.
 - A kill within epoch E leaves some of its rows behind, at the resume epoch. The next execution overwrites those that it
   writes itself in epoch E, and Bytewax deletes none. A key that is not touched in epoch E this time keeps the row of
   the epoch that never ended, and a second kill would resume from it: `flows.recovery.opening` deletes such rows.
@@ -28,6 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from flows.recovery.part import PATTERN, Part, RawRow, damage, read_part
 from flows.recovery.pickles import read_pickle
@@ -89,9 +92,10 @@ def read_store(directory: Path) -> StoreContents:
         CrashError: A file cannot be read just now.
     """
     parts = [read_part(path) for path in part_files(directory)]
-    resume_epoch = _resume_epoch(directory, parts)
+    progress = _progress(directory, parts)
+    resume_epoch = progress.resume_epoch
     for part in parts:
-        _check_progress(part, resume_epoch)
+        _check_progress(part, progress)
     latest: dict[tuple[str, str], RawRow] = {}
     for part in parts:
         of_part = _latest(part, resume_epoch)
@@ -126,7 +130,19 @@ def part_files(directory: Path) -> list[Path]:
     return [directory / name for name in wanted]
 
 
-def _resume_epoch(directory: Path, parts: Sequence[Part]) -> int:
+class _Progress(NamedTuple):
+    """What all files together tell.
+
+    Attributes:
+        resume_epoch: See `StoreContents`.
+        committed_min: Every file has committed this epoch.
+    """
+
+    resume_epoch: int
+    committed_min: int
+
+
+def _progress(directory: Path, parts: Sequence[Part]) -> _Progress:
     for number, part in enumerate(parts):
         if (part.index, part.count) != (number, len(parts)):
             raise damage(part.path, f"it says it is file {part.index} of {part.count}, and is {number} of {len(parts)}")
@@ -140,17 +156,21 @@ def _resume_epoch(directory: Path, parts: Sequence[Part]) -> int:
             if (execution, worker) in frontiers or worker >= workers or frontier < resumed:
                 raise damage(part.path, f"the progress of worker {worker} of execution {execution} is impossible")
             frontiers[execution, worker] = frontier
-    if not executions:
-        return FIRST_EPOCH
-    last = max(executions)
-    workers, resumed = executions[last]
-    return min(frontiers.get((last, worker), resumed) for worker in range(workers))
+    resume_epoch, committed_min = FIRST_EPOCH, 0
+    for execution, (workers, resumed) in sorted(executions.items()):
+        fronts = (frontiers.get((execution, worker), resumed) for worker in range(workers))
+        resume_epoch = min(fronts, default=resumed)
+        # Of its own epochs all but the last one are committed; of earlier executions' it commits none.
+        if resume_epoch - 2 >= resumed:
+            committed_min = resume_epoch - 2
+    return _Progress(resume_epoch, committed_min)
 
 
-def _check_progress(part: Part, resume_epoch: int) -> None:
+def _check_progress(part: Part, progress: _Progress) -> None:
     """Raise if the file has not seen the same epochs as the others, or cannot prove that it has."""
+    resume_epoch = progress.resume_epoch
     committed = part.commit_epoch or 0
-    if committed not in {resume_epoch - 1, max(0, resume_epoch - 2)}:
+    if not progress.committed_min <= committed < resume_epoch:
         older = "older" if committed < resume_epoch else "newer"
         raise damage(
             part.path,

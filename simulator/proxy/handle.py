@@ -68,6 +68,10 @@ class LocalProxy:
         if self._child is not None:
             self._child.stop()
 
+    def poll(self) -> int | None:
+        """The exit code, or `None` while it runs (or was never started)."""
+        return None if self._child is None else self._child.poll()
+
     def change(self, name: str, condition: Condition) -> None:
         """Put a condition in force on a route.
 

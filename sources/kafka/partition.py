@@ -17,7 +17,7 @@ class PartitionState:
 
     Attributes:
         fetch_offset: Next that the client gives.
-        newest_ms: Kafka timestamp of the newest record handed on; 0 before the first.
+        newest_ms: Kafka timestamp of the last record handed on; 0 before the first.
         records: Fetched since the counts were published.
         bytes: Likewise.
         is_paused: The client does not fetch, because enough is held.
@@ -122,7 +122,8 @@ class PartitionState:
             released = [*takewhile(lambda message: _time_ms(message) <= horizon_ms, released)]
         if released:
             self._held = self._held[len(released) :]
-            self.newest_ms = max(self.newest_ms, _time_ms(released[-1]))
+            # Not the largest: a record from the future, of a clock that was wrong for a moment, would stay it for long.
+            self.newest_ms = _time_ms(released[-1])
         return released
 
     def _first_beyond(self, messages: list[Message]) -> int | None:

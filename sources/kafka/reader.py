@@ -175,7 +175,9 @@ class PartitionReader:
             runs = [run._replace(messages=self._partitions[run[:2]].release(None)) for run in fetched]
             runs = [run for run in runs if run.messages]
         else:
-            runs = self._alignment.release({int(message.partition() or 0) for message in messages})
+            # An error about no partition in particular names none.
+            touched = {message.partition() for message in messages}
+            runs = self._alignment.release({number for number in touched if number is not None})
         if self._clock.monotonic_s() >= self._publish_at_s:
             self._publish()
         return runs

@@ -123,8 +123,13 @@ class Crew:
         self.excuse(STOP_WITHIN_S, _GAVE_UP)
         self._signal(pid, signal.SIGKILL)
 
-    def stop(self, *spots: Spot) -> None:
-        """SIGTERM to all at once; they have to end by themselves and with code 0, and stay down."""
+    def stop(self, *spots: Spot) -> bool:
+        """SIGTERM to all at once; they have to end by themselves and with code 0, and stay down.
+
+        Returns:
+            Whether all had come so far that they had something to save.
+        """
+        had_begun = all(map(self.reads, spots))
         self._down.update(spots)
         for spot in spots:
             self._signal(self.child(spot).pid, signal.SIGTERM)
@@ -135,8 +140,11 @@ class Crew:
                 self._tend_more()
                 time.sleep(POLL_S)
             code = child.kill()
-            if code != 0:
+            # Its interpreter had not even come to the handler of the signal.
+            was_unborn = code == -signal.SIGTERM and not child.output()
+            if code != 0 and not was_unborn:
                 self.unexplained.append(f"{name_of(spot)} ended with {code} on SIGTERM: {_last_words(child)}")
+        return had_begun
 
     def pause(self, spot: Spot) -> None:
         """SIGSTOP of everything that belongs to the process."""

@@ -14,7 +14,7 @@ from simulator.broker import LocalBroker
 from simulator.processes import free_port
 from simulator.proxy.handle import LocalProxy
 from tests.chaos.clock import Clocks, make_clocks
-from tests.chaos.crew import Crew
+from tests.chaos.crew import CampaignError, Crew
 from tests.chaos.disk import Disk, mounted
 from tests.chaos.journal import Journal
 from tests.chaos.options import Options
@@ -138,7 +138,16 @@ def running_rig(directory: Path, options: Options, journal: Journal) -> Iterator
             )
         )
         weather = Weather(journal)
-        crew = Crew(pipeline, journal, weather.tend, options.flows)
+        local = [to_be.process] if isinstance(to_be.process, LocalBroker) else []
+        bystanders = [*local, proxy, servers.bigquery, *servers.aggregators]
+
+        def tend() -> None:
+            weather.tend()
+            ended = [f"{type(one).__name__} with {code}" for one in bystanders if (code := one.poll()) is not None]
+            if ended:
+                raise CampaignError(f"what no fault has touched has ended: {', '.join(ended)}")
+
+        crew = Crew(pipeline, journal, tend, options.flows)
         pipeline.apply()
         yield Rig(
             options=options,

@@ -13,12 +13,12 @@ from confluent_kafka import Message
 from datastreamx.config import Config
 from datastreamx.model.auction import WinningAd
 from datastreamx.wire.decisions import decode_decision
-from datastreamx.wire.facts import decode_facts
 from simulator.aggregators.notices import Notice
 from simulator.fleet.ledger import Ledger
+from tests.chaos.facts import places
 from tests.chaos.rig import CleanStop
 from tests.integration.kill_audit import owed, wrong_notices
-from tests.integration.oracle import POSITION, Evidence, Kind, compare, decided, expect
+from tests.integration.oracle import Evidence, Kind, compare, decided, expect
 
 SHOWN = 5
 
@@ -161,7 +161,7 @@ def repeated(left: Remains) -> Iterable[str]:
     """What was written again although a clean stop had come in between."""
     facts: dict[int, list[set[tuple[object, ...]]]] = {}
     for message in left.facts:
-        facts.setdefault(int(message.partition() or 0), []).append(_positions(message))
+        facts.setdefault(int(message.partition() or 0), []).append(places(message))
     auctions: dict[int, list[set[tuple[object, ...]]]] = {}
     for message in left.evidence.decisions:
         auction_id = decode_decision(message.value() or b"").auction_id
@@ -204,9 +204,3 @@ def _repeated(what: str, partition: int, mark: int, records: list[set[tuple[obje
     again = [one for record in records[mark:] for one in record if one in before]
     if again:
         yield f"{len(again)} {what} of partition {partition} written before a clean stop and again after it: {again[0]}"
-
-
-def _positions(message: Message) -> set[tuple[object, ...]]:
-    facts = decode_facts(message.value() or b"", message.headers() or [], int(message.partition() or 0))  # type: ignore[arg-type]
-    columns = [facts.rows.column(name).to_pylist() for name in POSITION]
-    return {(facts.table, *place) for place in zip(*columns, strict=True)}

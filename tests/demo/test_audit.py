@@ -10,6 +10,7 @@ import pytest
 
 from datastreamx.cli.demo.audit import Evidence, TopicCounts, count_topics, percentile, summarize, violations
 from datastreamx.cli.demo.notices import NoticeCounts, Told, count_notices, owed
+from datastreamx.cli.demo.run import summary_lines
 from datastreamx.model.auction import BidNotice, NoticeUrls, Outcome
 from simulator.aggregators.notices import Notice
 from simulator.aggregators.stats import Stats
@@ -156,3 +157,11 @@ def test_owed_notices_are_accepted_or_dead_letters_or_missing() -> None:
 def test_percentile_is_nearest_rank() -> None:
     values = [float(n) for n in range(1, 101)]
     assert (percentile(values, 50), percentile(values, 99), percentile([], 50)) == (50.0, 99.0, None)
+
+
+def test_summary_for_a_person_names_every_broken_promise() -> None:
+    sound = summary_lines(summarize(SOUND))
+    assert sound[0].startswith("events      produced 100")
+    assert sound[-1] == "every promise held"
+    broken = summary_lines(summarize(replace(SOUND, events={**SOUND.events, "total": 99})))
+    assert broken[broken.index("BROKEN PROMISES") + 1].startswith("  - ")

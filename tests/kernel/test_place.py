@@ -56,6 +56,7 @@ def test_ordinal_that_does_not_exist_is_refused_with_those_that_do(monkeypatch: 
         ('addresses = ["a:1"]', "is for mode"),
         ('mode = "cluster"', "has to name each process"),
         ('mode = "cluster"\naddresses = ["a:1", "a:1"]', "has to name each process"),
+        (f'mode = "cluster"\naddresses = {[f"a:{port}" for port in range(9)]}', "names 9 processes, more than"),
     ],
 )
 def test_scaling_that_cannot_work_is_refused(scaling: str, problem: str) -> None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import socket
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from datastreamx.clock import ManualClock
 from datastreamx.pulse import Report
 from datastreamx.supervisor.limits import Limits
 from datastreamx.supervisor.metrics import exposition
 from datastreamx.supervisor.readiness import CatchUp, Readiness
 from datastreamx.supervisor.restarts import Restarts
+from datastreamx.supervisor.server import Answers
 from datastreamx.supervisor.silence import Silence
 from datastreamx.supervisor.status import Status, read_status, status_of, status_path, write_status
 from datastreamx.supervisor.view import Exit, View, livez, progress_line, readyz
@@ -100,10 +108,6 @@ def test_any_report_ends_the_silence() -> None:
     for now_s in range(29, 59):
         silence.look(now_s)
     assert not silence.is_hang("running")
-
-
-def test_worker_that_stops_is_bounded_by_its_grace_alone() -> None:
-    assert not looked(*range(1_000)).is_hang("stopping")
 
 
 def test_nobody_is_blamed_for_time_in_which_the_supervisor_stood_still_too() -> None:
@@ -244,6 +248,47 @@ def test_metrics_tell_restarts_by_reason_and_the_age_of_the_last_report() -> Non
     gone = exposition(replace(view(), pid=None, unready="the worker has ended"), 101.5).decode()
     assert "datastreamx_worker_up 0.0\n" in gone
     assert "datastreamx_worker_ready 0.0\n" in gone
+
+
+@contextlib.contextmanager
+def worker_that_answers(reply: bytes) -> Iterator[str]:
+    """Address of metrics that answer one request with `reply`."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+
+        def answer() -> None:
+            with contextlib.suppress(TimeoutError):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(4_096)
+                    connection.sendall(reply)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/metrics"
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("reply", "is_passed_on"),
+    [
+        pytest.param(b"HTTP/1.0 200 OK\r\n\r\nworker_is 1\n", True, id="whole"),
+        pytest.param(b"HTTP/1.0 200 OK\r\nContent-Length: 99\r\n\r\nworker_is 1\n", False, id="died in between"),
+        pytest.param(b"nonsense\r\n\r\n", False, id="no answer"),
+    ],
+)
+def test_metrics_of_the_worker_are_passed_on_past_any_proxy_or_left_out(
+    reply: bytes, *, is_passed_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with worker_that_answers(reply) as address:
+        found = view(report=msgspec.structs.replace(running(), metrics=address))
+        status, _, body = Answers(lambda: found, LIMITS, ManualClock()).answer("/metrics")
+    assert status == HTTPStatus.OK
+    assert (b"worker_is 1\n" in body) is is_passed_on
+    assert b"datastreamx_worker_up 1.0\n" in body
 
 
 # Status file

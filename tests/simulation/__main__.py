@@ -10,10 +10,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tests.simulation.coverage import missing
 from tests.simulation.history import History, Options, Outcome, virtual_time
-from tests.simulation.plants import PLANTS
+from tests.simulation.plants import PLANTS, planted
 from tests.simulation.report import failure
 
 _CHUNK = 25
@@ -69,9 +70,12 @@ def main() -> int:
 def run_chunk(chunk: tuple[int, int, str | None]) -> list[Outcome]:
     """Histories of the seeds from the first number to before the second; for a process of its own."""
     first, end, plant = chunk
-    options = Options(plant=PLANTS[plant] if plant else None)
     with virtual_time() as clock:
-        return [History(seed, clock, options).run() for seed in range(first, end)]
+        return [History(seed, clock, _options(plant)).run() for seed in range(first, end)]
+
+
+def _options(plant: str | None) -> Options:
+    return planted(plant) if plant else Options()
 
 
 def _outcomes(arguments: argparse.Namespace) -> Iterator[list[Outcome]]:
@@ -86,7 +90,7 @@ def _outcomes(arguments: argparse.Namespace) -> Iterator[list[Outcome]]:
 
 def _trace(seed: int, plant: str | None) -> int:
     with virtual_time() as clock:
-        history = History(seed, clock, Options(plant=PLANTS[plant] if plant else None, with_trace=True))
+        history = History(seed, clock, replace(_options(plant), with_trace=True))
         try:
             outcome = history.run()
         finally:

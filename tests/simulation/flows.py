@@ -202,6 +202,11 @@ class Process:
         """Whether no job is under way whose output has not left."""
         return bool(self._parts["executor"].is_idle)
 
+    @property
+    def records_read(self) -> int:
+        """How far its consumers are, all partitions together."""
+        return sum(consumer.position for consumer in self._consumers)
+
     def has_input(self) -> bool:
         """Whether its source has something to say: records, or that it ends."""
         if self.stop.is_set():
@@ -261,7 +266,7 @@ class Process:
                     random=self._random,
                     sleep=lambda seconds: self._sleep(max(1, round(seconds * 1000))),
                 ),
-                are_strangers=self._random.random() < 0.8,
+                are_strangers=self._random.random() < 0.95,
             ),
         }
 

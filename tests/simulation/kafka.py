@@ -317,6 +317,11 @@ class SimulatedConsumer:
                 return True
         return False
 
+    @property
+    def position(self) -> int:
+        """Sum of the next offsets."""
+        return sum(self._next.values())
+
     def outside(self, sleep: Callable[[int], None]) -> Outside:
         """What a reader takes from outside."""
         return Outside(

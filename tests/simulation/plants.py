@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -23,7 +23,7 @@ from sinks.bigquery.loader import TableLoader
 from sinks.bigquery.stream import AppendStream
 from sinks.kafka.producer import SettlingProducer
 from tests.simulation.engine import Store
-from tests.simulation.history import History
+from tests.simulation.history import History, Options, Plant
 from tests.simulation.supervised import Supervised
 
 
@@ -178,7 +178,7 @@ def _unfinished_epoch(_: History) -> AbstractContextManager[object]:
     return patch.object(Store, "open", lambda _: None)
 
 
-PLANTS: dict[str, Callable[[History], AbstractContextManager[object]]] = {
+PLANTS: dict[str, Plant] = {
     "lossy sink": _lossy_sink,
     "early flush": _early_flush,
     "stale key group": _stale_key,
@@ -197,3 +197,16 @@ PLANTS: dict[str, Callable[[History], AbstractContextManager[object]]] = {
     "rows of an unfinished epoch": _unfinished_epoch,
 }
 """By name."""
+
+PHASES_OF = {
+    "early flush": ("commit",),
+    "rows of an unfinished epoch": ("snapshot", "commit"),
+    "double segments after a re-shard": ("running", "durable"),
+}
+"""Where processes die to bring a bug to light that needs luck otherwise."""
+
+
+def planted(name: str) -> Options:
+    """How histories with this bug are run: with more crashes than usual."""
+    usual = Options()
+    return Options(plant=PLANTS[name], crashes=(5, 9), phases=PHASES_OF.get(name, usual.phases))

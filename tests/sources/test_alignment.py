@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from confluent_kafka import Message, TopicPartition
+from confluent_kafka import KafkaError, Message, TopicPartition
 
 from datastreamx.config import KafkaConfig
 from sources.kafka import alignment
@@ -78,10 +78,10 @@ class LogConsumer(FakeConsumer):
         self._told -= {(one.topic, one.partition) for one in partitions}
 
 
-def reader_of(consumer: LogConsumer, **options: Any) -> PartitionReader:
+def reader_of(consumer: FakeConsumer, layout: Layout = LAYOUT, **options: Any) -> PartitionReader:
     reader = PartitionReader(
         KafkaConfig(bootstrap="broker:9092"),
-        LAYOUT,
+        layout,
         client_id="test",
         group=None,
         outside=consumer.outside(),
@@ -169,6 +169,31 @@ def test_the_end_of_a_topic_that_was_paused_is_learned_anew(monkeypatch: pytest.
     while ("facts", 0) in consumer.paused:
         reader.poll(POLL)
     assert not reader._partitions["facts", 0].has_ended
+
+
+def test_clock_that_was_wrong_for_a_moment_lets_no_topic_run_away_ever_after() -> None:
+    """A record from the future has passed, and the time goes on as before."""
+    layout = Layout(topics=("facts", "decisions"), partitions=(0,), partition_count=2, groups_per_partition=2)
+    consumer = FakeConsumer(topics={"facts": 2, "decisions": 2})
+    reader = reader_of(consumer, layout, slack_ms=SLACK_MS)
+    consumer.polls += [
+        [record(0, topic="facts", timestamp_ms=10**9), end(0, topic="decisions")],
+        [record(1, topic="facts", timestamp_ms=20)],
+        [record(offset, topic="decisions", timestamp_ms=time) for offset, time in enumerate([20, 900, 5_000, 90_000])],
+    ]
+    handed_on = [[(run.topic, len(run.messages)) for run in reader.poll(POLL)] for _ in range(5)]
+    assert handed_on == [[("facts", 1)], [("facts", 1)], [("decisions", 2)], [], []]
+
+
+def test_an_error_about_no_partition_is_waited_out_whichever_partitions_are_read() -> None:
+    """A coordinator that refuses the group, for one. It must not be taken for news of partition 0."""
+    layout = Layout(topics=("facts", "decisions"), partitions=(1,), partition_count=2, groups_per_partition=2)
+    consumer = FakeConsumer(topics={"facts": 2, "decisions": 2})
+    reader = reader_of(consumer, layout, slack_ms=SLACK_MS)
+    refused = Message(error=KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
+    assert refused.partition() is None
+    consumer.polls.append([refused, record(0, topic="facts", partition=1), end(0, topic="decisions", partition=1)])
+    assert [(run.topic, len(run.messages)) for run in reader.poll(POLL)] == [("facts", 1)]
 
 
 def test_little_is_held_without_a_pause() -> None:

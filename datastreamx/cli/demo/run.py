@@ -20,6 +20,7 @@ from datastreamx.cli.demo.audit import Summary, Warehouse, gather, summarize
 from datastreamx.cli.demo.stack import Stack
 from datastreamx.cli.options import FlowName
 from datastreamx.cli.output import emit, is_interactive, say, stderr
+from datastreamx.cli.terminal import show
 from simulator.fleet.ledger import Ledger, read_ledger
 from sinks.bigquery.client import rest_client
 
@@ -84,7 +85,7 @@ class _Watch:
 
 
 def run_demo(options: DemoOptions) -> Summary:
-    """The whole demo; prints the greeting and the live line on standard error, the summary as asked.
+    """The whole demo; prints the greeting and the live line on standard error, the summary on standard output.
 
     Raises:
         DatastreamXError: Something could not be started or keeps crashing.
@@ -103,7 +104,7 @@ def run_demo(options: DemoOptions) -> Summary:
     if options.json:
         emit(summary)
     else:
-        _print_summary(summary)
+        show(*map(Text, summary_lines(summary)))
     return summary
 
 
@@ -144,7 +145,7 @@ def _greet(stack: Stack, options: DemoOptions) -> None:
 def _watch(stack: Stack, watch: _Watch, options: DemoOptions, interrupted: list[bool], demo_started_s: float) -> None:
     started_s = time.monotonic()
     kills = _planned_kills(options)
-    with _live_line() as show:
+    with _live_line() as show_line:
         while not interrupted:
             stack.check()
             elapsed_s = time.monotonic() - started_s
@@ -152,7 +153,7 @@ def _watch(stack: Stack, watch: _Watch, options: DemoOptions, interrupted: list[
                 break
             while kills and elapsed_s >= kills[0][0]:
                 stack.flows[kills.pop(0)[1]].kill_worker()
-            show(watch.line(time.monotonic() - demo_started_s))
+            show_line(watch.line(time.monotonic() - demo_started_s))
             time.sleep(max(0.0, _TICK_S - (time.monotonic() - started_s - elapsed_s)))
 
 
@@ -229,14 +230,17 @@ def _directory(options: DemoOptions) -> Iterator[Path]:
     yield options.directory
 
 
-def _print_summary(summary: Summary) -> None:
-    for name in ("events", "auctions", "pushes", "notices"):
-        numbers = getattr(summary, name)
-        say(f"{name:<12}" + "   ".join(f"{key} {value:,}" for key, value in numbers.items()))
-    for name, outcomes in summary.aggregators.items():
-        say(f"{name:<12}" + "   ".join(f"{key} {value:,}" for key, value in outcomes.items()))
+def summary_lines(summary: Summary) -> list[str]:
+    """The audit, for a person."""
+    counted = {name: getattr(summary, name) for name in ("events", "auctions", "pushes", "notices")}
+    lines = [
+        f"{name:<12}" + "   ".join(f"{key} {value:,}" for key, value in numbers.items())
+        for name, numbers in {**counted, **summary.aggregators}.items()
+    ]
     push, age = summary.latency_ms["event_to_push"], summary.bigquery["row_age_s"]
-    say(f"{'latency':<12}event to push p50 {push['p50']} ms, p99 {push['p99']} ms   row age p99 {age['p99']} s")
-    say("every promise held" if not summary.violations else "BROKEN PROMISES")
-    for violation in summary.violations:
-        say(f"  - {violation}")
+    return [
+        *lines,
+        f"{'latency':<12}event to push p50 {push['p50']} ms, p99 {push['p99']} ms   row age p99 {age['p99']} s",
+        "BROKEN PROMISES" if summary.violations else "every promise held",
+        *(f"  - {violation}" for violation in summary.violations),
+    ]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+
+from confluent_kafka import Message
 
 from datastreamx.place import place_of
 from simulator.bigquery.faults import Fault as BigQueryFault
 from simulator.bigquery.faults import FaultPlan, Method
 from tests.chaos.crew import CampaignError, Spot, name_of
+from tests.chaos.facts import newest
 from tests.chaos.faults.fault import Struck
 from tests.chaos.rig import CleanStop, Rig
 from tests.integration.reading import read_topic
@@ -20,6 +25,8 @@ RESUME_S = 0.6
 """As long as loading the state and connecting take on a busy machine."""
 PAUSE_S = (1.0, 8.0)
 HANG_IS_NOTICED_WITHIN_S = 60.0
+CATCHES_UP_WITHIN_S = 15.0
+CATCH_UP_POLL_S = 0.5
 
 _HELD_WITHIN_S = 6.0
 _HELD_AFTER_START_WITHIN_S = 20.0
@@ -120,10 +127,11 @@ class CleanStopping:
         spots = [spot] if rig.options.mode == "cells" else crew.of(spot[0])
         _let_work(rig, rng, *spots)
         crew.resume_all()
+        mine = [] if spot[0] != "ads" else _partitions(rig, spot)
+        is_telling = bool(mine) and _has_caught_up(rig, mine, spots)
         met = crew.met(spot)
-        crew.stop(*spots)
-        if spot[0] == "ads" and rig.weather.is_calm("network"):
-            rig.clean_stops.append(_written(rig, spot))
+        if crew.stop(*spots) and is_telling:
+            rig.clean_stops.append(_written(rig, mine))
         crew.start(*spots)
         return Struck(", ".join(map(name_of, spots)), met)
 
@@ -171,16 +179,34 @@ def _kill(rig: Rig, *spots: Spot) -> str:
     return met
 
 
-def _written(rig: Rig, spot: Spot) -> CleanStop:
+def _partitions(rig: Rig, spot: Spot) -> Sequence[int]:
+    """Kafka partitions of a process."""
+    config = rig.pipeline.config
+    return place_of(config, spot[1]).partitions(config.events.partitions)
+
+
+def _has_caught_up(rig: Rig, mine: Sequence[int], spots: list[Spot]) -> bool:
+    """Wait until the flow is past all that was written by processes that were killed: until then it repeats that."""
+    if not rig.weather.is_calm("network"):
+        return False
+    rig.crew.await_reading(*spots)
+    before = newest(_read(rig, rig.pipeline.config.topics.facts), mine)
+
+    def is_past() -> bool:
+        now = newest(_read(rig, rig.pipeline.config.topics.facts), mine)
+        return all(now[group] > offset for group, offset in before.items())
+
+    return rig.crew.wait(is_past, CATCHES_UP_WITHIN_S, CATCH_UP_POLL_S)
+
+
+def _written(rig: Rig, mine: Sequence[int]) -> CleanStop:
     """What the stopped process has written so far, by partition."""
-    config, broker = rig.pipeline.config, rig.broker
-    mine = place_of(config, spot[1]).partitions(config.events.partitions)
-    counts = []
-    for topic in (config.topics.facts, config.topics.decisions):
-        found = dict.fromkeys(mine, 0)
-        for message in read_topic(broker, topic, config.events.partitions):
-            partition = int(message.partition() or 0)
-            if partition in found:
-                found[partition] += 1
-        counts.append(found)
-    return CleanStop(*counts)
+    topics = rig.pipeline.config.topics
+    counts = [
+        Counter(int(one.partition() or 0) for one in _read(rig, topic)) for topic in (topics.facts, topics.decisions)
+    ]
+    return CleanStop(*({partition: count[partition] for partition in mine} for count in counts))
+
+
+def _read(rig: Rig, topic: str) -> list[Message]:
+    return read_topic(rig.broker, topic, rig.pipeline.config.events.partitions)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from datastreamx.errors import DamagedStoreError
+from flows.recovery.store import StoreContents, read_store
 from simulator.processes import Child
 from tests.chaos.crew import Spot, name_of
 from tests.chaos.faults.fault import Struck
@@ -61,7 +63,7 @@ class DamagedStore:
                     data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
                 part.write_bytes(data)
 
-        return Struck(name_of(spot), f"{how}, {_try_with(rig, spot, damage, may_be_used=how == 'bit-flipped')}")
+        return Struck(name_of(spot), f"{how}, {_try_with(rig, spot, damage)}")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class StaleStore:
                 for path in old.glob(f"{name}*"):
                     shutil.copy2(path, store)
 
-        return Struck(name_of(spot), f"{' and '.join(which)} stale, {_try_with(rig, spot, swap, may_be_used=False)}")
+        return Struck(name_of(spot), f"{' and '.join(which)} stale, {_try_with(rig, spot, swap)}")
 
 
 @dataclass(frozen=True)
@@ -141,22 +143,24 @@ def _together(rig: Rig, spot: Spot) -> list[Spot]:
     return [spot] if rig.options.mode == "cells" else rig.crew.of(spot[0])
 
 
-def _try_with(rig: Rig, spot: Spot, spoil: Callable[[], None], *, may_be_used: bool) -> str:
+def _try_with(rig: Rig, spot: Spot, spoil: Callable[[], None]) -> str:
     """Spoil the store of `spot` while it is down, and look what becomes of its start.
 
-    Args:
-        may_be_used: Bits may have been flipped where nothing is stored.
+    It may be used if what it holds is still the same: bits may have been flipped where nothing is stored, and what was
+    cut off may stand in the write-ahead log.
     """
     crew, store, good = rig.crew, rig.crew.store(spot), rig.directory / "good" / name_of(spot)
     together = _together(rig, spot)
     crew.kill(*together)
     _copy(store, good)
     spoil()
+    is_same = _holds(rig, store) == _holds(rig, good)
     words = crew.try_to_start(*together, within_s=_REFUSED_WITHIN_S)
     if words is None:
         # Its outputs are out: with the good copy it would be as wrong.
-        if not may_be_used:
-            rig.used_stores.append(f"{name_of(spot)} has started with a spoilt store")
+        if is_same:
+            return "used, for it holds the same"
+        rig.used_stores.append(f"{name_of(spot)} has started with a spoilt store")
         return "used"
     crew.kill(*together)
     # What was refused is set aside, with a note that keeps the flow from starting.
@@ -164,6 +168,16 @@ def _try_with(rig: Rig, spot: Spot, spoil: Callable[[], None], *, may_be_used: b
     _copy(good, store)
     crew.start(*together)
     return f"refused: {words}"
+
+
+def _holds(rig: Rig, store: Path) -> StoreContents | None:
+    """What a flow would resume from, read from a copy; nothing if it cannot be read."""
+    copy = rig.directory / "look"
+    _copy(store, copy)
+    try:
+        return read_store(copy)
+    except DamagedStoreError:
+        return None
 
 
 def _copy(source: Path, target: Path) -> None:

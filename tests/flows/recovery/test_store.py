@@ -209,6 +209,40 @@ def test_key_in_two_files_is_damage(tmp_path: Path) -> None:
         read_store(store)
 
 
+@pytest.mark.parametrize("files", [1, 3])
+def test_commit_that_one_execution_after_the_other_owes_is_no_damage(files: int, tmp_path: Path) -> None:
+    """As on a disk that is full whenever the commit is written: the frontier goes on, the commit stays."""
+    store, killed = stopped(tmp_path, files), tmp_path / "killed"
+    resume_epoch = read_store(store).resume_epoch
+    owed = resume_epoch - 2
+
+    def owe(commit: int) -> None:
+        for part in range(files):
+            execute(store, "UPDATE commits SET commit_epoch = ?", commit, part=part)
+
+    for execution in range(1, 4):
+        owe(owed)
+        snapshots = 0
+
+        def seen(place: str, _: str) -> None:
+            nonlocal snapshots
+            snapshots += place == "snapshot"
+            if place == "batch" and snapshots >= len(READERS):
+                copy(store, killed)
+                raise AbortExecution
+
+        run(store, 10_000, seen=seen)
+        shutil.rmtree(store)
+        killed.rename(store)
+        owe(owed)
+        contents = read_store(store)
+        assert contents.resume_epoch == resume_epoch + execution
+        assert promised(contents) == resumed_from(store, tmp_path)
+    owe(owed - 1)
+    with pytest.raises(DamagedStoreError, match="older than the others"):
+        read_store(store)
+
+
 def log_of(store: Path) -> Path:
     return store / "part-0.sqlite3-wal"
 
