@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := tour
-.PHONY: tour demo test test-kafka chaos simulate check format lock schemas clean
+.PHONY: tour demo test test-campaigns test-kafka chaos simulate check format lock schemas clean
 
 tour: ## Show this tour
 	@echo "DatastreamX: make TARGET, where TARGET is one of"
@@ -16,8 +16,13 @@ tour: ## Show this tour
 demo: $(INSTALLED) ## Run everything on this machine: boxes, aggregators, broker, BigQuery, all flows
 	@$(BIN)/datastreamx demo $(ARGS)
 
+# Pure tests share the cores; what talks to real processes has them to itself. 5: ARGS has chosen none.
 test: $(INSTALLED) ## Run all tests that need nothing but Python (under 10 minutes)
-	@$(BIN)/python -m pytest -m "not kafka" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not (kafka or integration or demo or campaign)" $(ARGS) || [ $$? = 5 ]
+	@$(BIN)/python -m pytest -m "(integration or demo) and not (kafka or campaign)" $(ARGS) || [ $$? = 5 ]
+
+test-campaigns: $(INSTALLED) ## Run a small fault campaign on real processes, and one for each planted bug
+	@$(BIN)/python -m pytest -m campaign $(ARGS)
 
 test-kafka: $(INSTALLED) ## Run the integration suite on Apache Kafka (needs Java 17 and Maven)
 	@DATASTREAMX_TEST_BROKER=kafka $(BIN)/python -m pytest -m "kafka or integration" $(ARGS)

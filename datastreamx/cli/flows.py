@@ -20,3 +20,7 @@ FlowsOption = Annotated[
     list[Flow] | None,
     typer.Option("--flow", help="Only this flow; may be repeated. Without it all that have a recovery store."),
 ]
+BackedUpFlowsOption = Annotated[
+    list[Flow] | None,
+    typer.Option("--flow", help="Only this flow; may be repeated. Without it all in the backup."),
+]

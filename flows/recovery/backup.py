@@ -133,7 +133,7 @@ def back_up(  # noqa: PLR0913 - all but three by name, each with a default
     draft = target.with_name(f".{target.name}.unfinished")
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        draft.mkdir(parents=True)
+        draft.mkdir(mode=0o700, parents=True)
         records = []
         for flow, names in found.items():
             for name in names:

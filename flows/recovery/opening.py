@@ -85,7 +85,9 @@ def make_store(directory: Path, stores: int, manifest: Manifest | None) -> None:
     unfinished = directory.with_name(f".{directory.name}.unfinished")
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        # It holds raw box ids and what they watched.
+        unfinished.mkdir(mode=0o700)
         init_db_dir(unfinished, stores)
         if manifest is not None:
             write_manifest(unfinished, manifest)

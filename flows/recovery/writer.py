@@ -46,7 +46,7 @@ def write_store(directory: Path, flow: str, rows: Rows, *, files: int) -> None:
         CrashError: The store cannot be written; part of it may be left behind.
     """
     try:
-        directory.mkdir()
+        directory.mkdir(mode=0o700)
         init_db_dir(directory, files)
         if rows:
             cli_main(

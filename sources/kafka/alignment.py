@@ -16,6 +16,8 @@ from sources.kafka.start import PartitionId
 
 HELD_BYTES_MAX = 16_000_000
 """Of all partitions together; one poll more, because a partition is paused only when it holds its share."""
+SHARE_BYTES_MIN = 1_000_000
+"""Of one partition, however many there are: it has to hold a large batch of facts without being paused for it."""
 
 
 def horizon_ms(reaches_ms: Iterable[int | None], slack_ms: int) -> int | None:
@@ -53,7 +55,7 @@ class Alignment:
         self._slack_ms = slack_ms
         self._pause = pause
         self._resume = resume
-        self._share_bytes = HELD_BYTES_MAX // max(1, len(partitions))
+        self._share_bytes = max(SHARE_BYTES_MIN, HELD_BYTES_MAX // max(1, len(partitions)))
         self._by_number: dict[int, list[tuple[PartitionId, PartitionState]]] = {}
         for partition, state in partitions.items():
             self._by_number.setdefault(partition[1], []).append((partition, state))

@@ -37,12 +37,20 @@ def decision_ends(config: Config) -> AskEnds:
 
     def ask() -> dict[int, int]:
         ends: dict[int, int] = {}
-        for partition, answer in admin.list_offsets(wanted, request_timeout=ANSWER_TIMEOUT_S).items():
+        try:
+            answers = admin.list_offsets(wanted, request_timeout=ANSWER_TIMEOUT_S)
+        except KafkaException as failure:
+            count(failure)
+            return ends
+        for partition, answer in answers.items():
             try:
                 ends[partition.partition] = answer.result().offset
             except KafkaException as failure:
-                SOURCE_ERRORS.labels(topic, f"ends_{failure.args[0].name()}").inc()
+                count(failure)
         return ends
+
+    def count(failure: KafkaException) -> None:
+        SOURCE_ERRORS.labels(topic, f"ends_{failure.args[0].name()}").inc()
 
     return ask
 

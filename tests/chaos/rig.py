@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from simulator.aggregators.handle import LocalAggregator
 from simulator.bigquery.faults import FaultPlan
+from simulator.bigquery.handle import LocalBigQuery
 from simulator.broker import LocalBroker
 from simulator.processes import free_port
 from simulator.proxy.handle import LocalProxy
@@ -46,10 +47,16 @@ _EDITS = {
 
 @dataclass(frozen=True)
 class CleanStop:
-    """Records that the ads flow had written when a clean stop was over, in the partitions of its process."""
+    """Records that the ads flow had written when a clean stop was over, in the partitions of its process.
+
+    Attributes:
+        groups: (partition, key group) that were past all that killed processes had written before; facts of others may
+            still have to be repeated.
+    """
 
     facts: Mapping[int, int]
     decisions: Mapping[int, int]
+    groups: frozenset[tuple[object, object]]
 
 
 @dataclass
@@ -138,8 +145,10 @@ def running_rig(directory: Path, options: Options, journal: Journal) -> Iterator
             )
         )
         weather = Weather(journal)
-        local = [to_be.process] if isinstance(to_be.process, LocalBroker) else []
-        bystanders = [*local, proxy, servers.bigquery, *servers.aggregators]
+        bystanders: list[LocalBroker | LocalProxy | LocalBigQuery | LocalAggregator]
+        bystanders = [proxy, servers.bigquery, *servers.aggregators]
+        if isinstance(to_be.process, LocalBroker):
+            bystanders.append(to_be.process)
 
         def tend() -> None:
             weather.tend()

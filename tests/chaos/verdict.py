@@ -167,9 +167,11 @@ def repeated(left: Remains) -> Iterable[str]:
         auction_id = decode_decision(message.value() or b"").auction_id
         auctions.setdefault(int(message.partition() or 0), []).append({(auction_id,)})
     for stop in left.clean_stops:
-        for what, records, marks in (("facts", facts, stop.facts), ("decisions", auctions, stop.decisions)):
-            for partition, mark in marks.items():
-                yield from _repeated(what, partition, mark, records.get(partition, []))
+        for partition, mark in stop.facts.items():
+            past = [{one for one in record if (one[1], one[2]) in stop.groups} for record in facts.get(partition, [])]
+            yield from _repeated("facts", partition, mark, past)
+        for partition, mark in stop.decisions.items():
+            yield from _repeated("decisions", partition, mark, auctions.get(partition, []))
     for topic, count in left.grown.items():
         if count:
             yield f"{count} records more in {topic} after the flows were stopped cleanly, started and stopped again"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from datastreamx.cli.status.report import (
     exit_code,
     total_lag,
 )
-from datastreamx.cli.status.stores import look_at_processes, look_at_store
+from datastreamx.cli.status.stores import look_at_processes, look_at_refusal, look_at_store
 from datastreamx.cli.status.tables import freshness_sql, rate_window_ms
 from datastreamx.cli.terminal import show
 from datastreamx.supervisor import Status as Supervision
@@ -34,6 +35,7 @@ from datastreamx.supervisor import status_path
 from datastreamx.supervisor.status import write_status
 from datastreamx.supervisor.view import Exit as WorkerExit
 from datastreamx.tables import TABLES
+from flows.recovery.quarantine import quarantine, refusal_file
 from tests.builders import T0, config
 from tests.cli.running import Cli
 
@@ -195,6 +197,33 @@ def test_restoring_is_told_with_what_takes_long_and_for_how_long(capsys: pytest.
         "ads-0  restoring: loading state, 12.0 s; 2 restarts, the last time it ended with code 1; "
         "snapshot 0 ms ago, 4.0 KiB in 4 files" in capsys.readouterr().out
     )
+
+
+def test_a_clean_end_is_not_told_as_the_reason_of_a_restart(capsys: pytest.CaptureFixture[str]) -> None:
+    clean = WorkerExit(at_ms=T0 - 10_000, code=0)
+    show(*render(status(lag(7, 10), supervisor=supervision(stage="stopped", restarts={"hang": 1}, last_exit=clean))))
+    assert "; 1 restart; snapshot" in capsys.readouterr().out
+
+
+def test_a_refused_store_is_told_until_somebody_has_decided(tmp_path: Path) -> None:
+    store = tmp_path / "ads-0"
+    store.mkdir()
+    quarantine(store, "part-0.sqlite3: a page is damaged", datetime(2026, 1, 2, tzinfo=UTC))
+    write_status(status_path(tmp_path, "ads-0"), supervision(stage="given_up", last_exit=CRASHED))
+    (found,) = look_at_processes(tmp_path, "ads", "ads-0")
+    (note,) = diagnose(
+        Status(
+            at_ms=T0,
+            kafka=KafkaStatus(address="a:1"),
+            bigquery=BigQueryStatus(address="p.d"),
+            flows=[FlowStatus(name="ads", group="g", lags=[], processes=[found])],
+        )
+    )
+    assert "nothing starts in its place: part-0.sqlite3: a page is damaged; see" in note
+    refusal_file(store).write_bytes(b"{")
+    assert "cannot be read" in (look_at_refusal(store) or "")
+    refusal_file(store).unlink()
+    assert look_at_refusal(store) is None
 
 
 def test_every_cell_on_this_machine_is_found_in_order_by_its_store_or_its_status(tmp_path: Path) -> None:

@@ -614,6 +614,7 @@ def test_policy_does_not_see_history_that_may_not_be_used() -> None:
 # One bad partner.
 
 
+@pytest.mark.integration  # in real time: it needs the machine for itself
 def test_aggregator_that_never_answers_takes_no_bids_from_the_others() -> None:
     """Isolation: of those that the others make while all is well, at least 95 % are there with a black hole too."""
     auctions, at_a_time = 120, 30

@@ -12,6 +12,6 @@ is around it:
 - `verdict`: compares what is there with the oracle of the integration tests, which knows the input alone.
 - `plants`: bugs on purpose, which have to be caught. `coverage`: what has to have happened.
 
-Left out: threads, retention and leader changes of Kafka, quotas and expiry in BigQuery, mode `cluster`, damaged files of
-a recovery store, a wall clock that steps.
+Left out: threads, retention and leader changes of Kafka, quotas and expiry in BigQuery, mode `cluster`, damaged files
+of a recovery store, a wall clock that steps.
 """

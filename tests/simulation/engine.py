@@ -260,7 +260,7 @@ class Engine:
         elif not self.is_ending:
             if may_end_epoch:
                 choices.append((self._end_epoch, source))
-            elif self._owes_proof or self._has_input():
+            if self._owes_proof or self._has_input():
                 choices.append((self._emit, source))
         if not choices:
             return False

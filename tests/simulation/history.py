@@ -73,6 +73,7 @@ class Options:
         events: Fewest and most events that boxes send of themselves.
         crashes: Fewest and most that are planned.
         phases: In which processes die; each as likely as it is often named.
+        epochs_ms: Lengths of epochs; each incarnation of a cell draws one.
         plant: A bug.
         with_trace: Keep every step, and let errors of the product through.
     """
@@ -80,6 +81,7 @@ class Options:
     events: tuple[int, int] = (30, 90)
     crashes: tuple[int, int] = (2, 5)
     phases: tuple[str, ...] = ("any", "any", *PHASES, "snapshot", "commit", "waiting")
+    epochs_ms: tuple[int, ...] = (500, 3_000, 8_000, 15_000)
     plant: Plant | None = None
     with_trace: bool = False
 
@@ -135,7 +137,7 @@ class History:
         return Outcome(world.seed, broken, world.seen, world.faults, world.trace)
 
     def _add(self, cell: Cell, place: Place, store: Store) -> Supervised:
-        added = Supervised(cell, place, self._around, store, self._others_run)
+        added = Supervised(cell, place, self._around, store, self._options.epochs_ms, self._others_run)
         added.on_start = self.on_start
         self.cells.append(added)
         return added

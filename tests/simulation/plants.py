@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -198,15 +199,16 @@ PLANTS: dict[str, Plant] = {
 }
 """By name."""
 
-PHASES_OF = {
-    "early flush": ("commit",),
-    "rows of an unfinished epoch": ("snapshot", "commit"),
-    "double segments after a re-shard": ("running", "durable"),
+_USUAL = Options(crashes=(5, 9))
+
+_UNUSUAL = {
+    "early flush": replace(_USUAL, phases=("commit",)),
+    "double segments after a re-shard": replace(_USUAL, phases=("running", "durable")),
+    "rows of an unfinished epoch": replace(_USUAL, phases=("snapshot", "commit", "durable"), epochs_ms=(20, 100)),
 }
-"""Where processes die to bring a bug to light that needs luck otherwise."""
+"""Where processes die, and how often they snapshot, to bring a bug to light that needs luck otherwise."""
 
 
 def planted(name: str) -> Options:
     """How histories with this bug are run: with more crashes than usual."""
-    usual = Options()
-    return Options(plant=PLANTS[name], crashes=(5, 9), phases=PHASES_OF.get(name, usual.phases))
+    return replace(_UNUSUAL.get(name, _USUAL), plant=PLANTS[name])

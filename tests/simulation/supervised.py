@@ -39,11 +39,18 @@ class Supervised:
 
     Args:
         store: Where the cell resumes from.
+        epochs_ms: Lengths of epochs to draw from.
         others_run: Lets the other cells go on while this one waits.
     """
 
-    def __init__(
-        self, cell: Cell, place: Place, surroundings: Surroundings, store: Store, others_run: Callable[[], None]
+    def __init__(  # noqa: PLR0917  what a cell consists of
+        self,
+        cell: Cell,
+        place: Place,
+        surroundings: Surroundings,
+        store: Store,
+        epochs_ms: tuple[int, ...],
+        others_run: Callable[[], None],
     ) -> None:
         self.cell = cell
         self.name = f"{cell[0]}-{cell[1]}"
@@ -57,6 +64,7 @@ class Supervised:
         self.on_start: list[Callable[[Supervised], None]] = []
         self._around = surroundings
         self._world = surroundings.world
+        self._epochs_ms = epochs_ms
         self._others_run = others_run
         self._random: Random = self._world.random(f"{self.name} of {place.count}")
         self._start_at_ms = 0
@@ -145,7 +153,7 @@ class Supervised:
         return did
 
     def _start(self) -> None:
-        self._epoch_ms = self._random.choice((500, 3_000, 8_000, 15_000))
+        self._epoch_ms = self._random.choice(self._epochs_ms)
         self.store.open()
         if self.store.history and not self._world.is_calm and self._random.random() < 0.1:
             self._try_stale_store()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from random import Random
 
@@ -143,18 +144,20 @@ def _on_bytewax(diary: Diary, store: Path) -> None:
 def _on_the_model(diary: Diary, seed: int) -> None:
     ends = {"toy.items": _Source(diary), "toy.out": _Sink(diary)}
 
-    def now_ms() -> int:
-        return int(datetime.now(UTC).timestamp() * 1000) + 1_000_000
+    # Timers are due in this machine's time; every look at the clock is a second later, so no write is waited for.
+    clock = count(int(datetime.now(UTC).timestamp() * 1000) + 1_000_000, 1_000)
+    epochs = 0
 
-    engine = Engine(Graph(_flow(diary)), ends, Store(), now_ms, Random(seed), diary)
+    def has_emitted() -> bool:
+        return len([call for call in diary.calls if call.startswith("item")]) > epochs
+
+    # An epoch for every item, as an interval of zero makes them.
+    engine = Engine(Graph(_flow(diary)), ends, Store(), clock.__next__, Random(seed), diary, lambda: not has_emitted())
     engine.start()
-    epoch = 0
     while not engine.has_ended:
-        # An epoch for every item, as an interval of zero makes them.
-        has_emitted = len([call for call in diary.calls if call.startswith("item")]) > epoch
         before = engine.epoch
-        engine.turn(may_end_epoch=has_emitted)
-        epoch += engine.epoch - before
+        engine.turn(may_end_epoch=has_emitted())
+        epochs += engine.epoch - before
 
 
 def _certain(calls: list[str]) -> list[str]:

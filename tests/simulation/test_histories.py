@@ -20,7 +20,7 @@ from tests.simulation.verdict import DECISIONS, GOES_ON, NOTICES, ROWS, STATES
 from tests.simulation.world import VirtualTime
 
 FIRST_SEED = 1
-HISTORIES = 200
+HISTORIES = 150
 SEEDS_PER_PLANT = 150
 ROOT = Path(__file__).parents[2]
 

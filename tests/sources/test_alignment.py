@@ -106,6 +106,7 @@ def log(rng: random.Random, step_ms: int) -> list[int]:
 def test_every_record_comes_out_in_order_and_no_topic_runs_away(
     monkeypatch: pytest.MonkeyPatch, seed: int, share_bytes: int
 ) -> None:
+    monkeypatch.setattr(alignment, "SHARE_BYTES_MIN", 0)
     monkeypatch.setattr(alignment, "HELD_BYTES_MAX", share_bytes * len(LAYOUT.owned))
     rng = random.Random(seed)
     logs = {(topic, number): log(rng, rng.choice([1, 50, 900])) for topic, number in LAYOUT.owned}
@@ -160,6 +161,7 @@ def test_a_snapshot_names_what_was_handed_on_and_not_what_was_fetched() -> None:
 
 def test_the_end_of_a_topic_that_was_paused_is_learned_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record may have come during the pause: the other topic must not run away from it."""
+    monkeypatch.setattr(alignment, "SHARE_BYTES_MIN", 0)
     monkeypatch.setattr(alignment, "HELD_BYTES_MAX", 0)
     consumer = LogConsumer(ahead([10_000]), random.Random(3))
     reader = reader_of(consumer, slack_ms=SLACK_MS)
@@ -214,6 +216,7 @@ def test_without_a_slack_nothing_is_held() -> None:
 
 
 def test_a_topic_that_ended_at_a_time_is_not_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alignment, "SHARE_BYTES_MIN", 0)
     monkeypatch.setattr(alignment, "HELD_BYTES_MAX", 0)
     consumer = LogConsumer(ahead([10_000, 10_001, 50_000, 50_001]), random.Random(4))
     reader = reader_of(consumer, slack_ms=SLACK_MS, until_ms=40_000)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from datastreamx.cli.flows import FlowsOption
+from datastreamx.cli.flows import BackedUpFlowsOption, FlowsOption
 from datastreamx.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from datastreamx.cli.output import emit
 from datastreamx.cli.progress import progress
@@ -47,7 +47,7 @@ def restore(  # noqa: PLR0913 - one parameter per option
     config: ConfigOption = DEFAULT_CONFIG,
     *,
     source: Annotated[Path, typer.Option("--from", help="Folder of a backup.")],
-    flow: FlowsOption = None,
+    flow: BackedUpFlowsOption = None,
     force: Annotated[bool, typer.Option("--force", help="Set aside the stores that are there.")] = False,
     accept_duplicates: Annotated[
         bool,

@@ -81,8 +81,10 @@ def _process(at_ms: int, process: ProcessStatus) -> str:
     doing = f": {supervisor.doing}" if supervisor.doing else ""
     since = duration(max(0, at_ms - supervisor.since_ms))
     count = supervisor.restart_count
-    last = f", the last time {ended(supervisor.last_exit)}" if count else ""
-    return f"{supervisor.stage.replace('_', ' ')}{doing}, {since}; {plural(count, 'restart')}{last}; {snapshot}"
+    last = supervisor.last_exit
+    # An end that somebody asked for is nothing that it was restarted after.
+    why = f", the last time {ended(last)}" if count and last is not None and last.reason is not None else ""
+    return f"{supervisor.stage.replace('_', ' ')}{doing}, {since}; {plural(count, 'restart')}{why}; {snapshot}"
 
 
 def _offset(offset: int | None) -> str:

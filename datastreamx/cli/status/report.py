@@ -65,11 +65,13 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: Flow and ordinal, the name of its store.
         supervisor: What its supervisor wrote last; unset if none did.
+        refusal: Why its store was set aside, until somebody has decided what is to become of it.
     """
 
     name: str
     store: Store
     supervisor: Supervision | None = None
+    refusal: str | None = None
 
 
 class FlowStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,6 +193,11 @@ def _flow_notes(status: Status, flow: FlowStatus) -> list[str]:
 
 def _process_notes(at_ms: int, flow: str, process: ProcessStatus) -> list[str]:
     supervisor, name = process.supervisor, process.name
+    if process.refusal is not None:
+        return [
+            f"the store of {name} was refused, and nothing starts in its place: {process.refusal}; see "
+            "`Lost or damaged recovery store` in docs/runbook.md"
+        ]
     if supervisor is None:
         return _store_notes(at_ms, process)
     start = f"`datastreamx run {flow}`"

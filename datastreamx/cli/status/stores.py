@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
+
+import msgspec
 
 from datastreamx.cli.status.report import ProcessStatus, Store
 from datastreamx.supervisor import read_status, status_path
 from datastreamx.supervisor.status import SUFFIX
+from flows.recovery.quarantine import Refusal, refusal_file
 
 
 def look_at_processes(recovery: Path, flow: str, expected: str) -> list[ProcessStatus]:
@@ -21,8 +25,23 @@ def look_at_processes(recovery: Path, flow: str, expected: str) -> list[ProcessS
 def look_at_process(recovery: Path, name: str) -> ProcessStatus:
     """What the process with the store `name` shows."""
     return ProcessStatus(
-        name=name, store=look_at_store(recovery / name), supervisor=read_status(status_path(recovery, name))
+        name=name,
+        store=look_at_store(recovery / name),
+        supervisor=read_status(status_path(recovery, name)),
+        refusal=look_at_refusal(recovery / name),
     )
+
+
+def look_at_refusal(store: Path) -> str | None:
+    """Why no flow starts with `store`, as far as the file that keeps it from starting can be read."""
+    path = refusal_file(store)
+    with suppress(FileNotFoundError):
+        content = path.read_bytes()
+        try:
+            return msgspec.json.decode(content, type=Refusal).reason
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return f"{path} cannot be read"
+    return None
 
 
 def look_at_store(directory: Path) -> Store:

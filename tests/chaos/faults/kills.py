@@ -25,8 +25,7 @@ RESUME_S = 0.6
 """As long as loading the state and connecting take on a busy machine."""
 PAUSE_S = (1.0, 8.0)
 HANG_IS_NOTICED_WITHIN_S = 60.0
-CATCHES_UP_WITHIN_S = 15.0
-CATCH_UP_POLL_S = 0.5
+CATCH_UP_S = 2.0
 
 _HELD_WITHIN_S = 6.0
 _HELD_AFTER_START_WITHIN_S = 20.0
@@ -128,10 +127,10 @@ class CleanStopping:
         _let_work(rig, rng, *spots)
         crew.resume_all()
         mine = [] if spot[0] != "ads" else _partitions(rig, spot)
-        is_telling = bool(mine) and _has_caught_up(rig, mine, spots)
+        groups = _caught_up(rig, mine, spots) if mine else frozenset()
         met = crew.met(spot)
-        if crew.stop(*spots) and is_telling:
-            rig.clean_stops.append(_written(rig, mine))
+        if crew.stop(*spots) and groups:
+            rig.clean_stops.append(_written(rig, mine, groups))
         crew.start(*spots)
         return Struck(", ".join(map(name_of, spots)), met)
 
@@ -185,27 +184,25 @@ def _partitions(rig: Rig, spot: Spot) -> Sequence[int]:
     return place_of(config, spot[1]).partitions(config.events.partitions)
 
 
-def _has_caught_up(rig: Rig, mine: Sequence[int], spots: list[Spot]) -> bool:
-    """Wait until the flow is past all that was written by processes that were killed: until then it repeats that."""
+def _caught_up(rig: Rig, mine: Sequence[int], spots: list[Spot]) -> frozenset[tuple[object, object]]:
+    """(partition, key group) that have come past all that killed processes had written: until then they repeat that."""
     if not rig.weather.is_calm("network"):
-        return False
+        return frozenset()
     rig.crew.await_reading(*spots)
     before = newest(_read(rig, rig.pipeline.config.topics.facts), mine)
-
-    def is_past() -> bool:
-        now = newest(_read(rig, rig.pipeline.config.topics.facts), mine)
-        return all(now[group] > offset for group, offset in before.items())
-
-    return rig.crew.wait(is_past, CATCHES_UP_WITHIN_S, CATCH_UP_POLL_S)
+    rig.crew.rest(CATCH_UP_S)
+    now = newest(_read(rig, rig.pipeline.config.topics.facts), mine)
+    return frozenset(group for group, offset in before.items() if now[group] > offset)
 
 
-def _written(rig: Rig, mine: Sequence[int]) -> CleanStop:
+def _written(rig: Rig, mine: Sequence[int], groups: frozenset[tuple[object, object]]) -> CleanStop:
     """What the stopped process has written so far, by partition."""
     topics = rig.pipeline.config.topics
     counts = [
         Counter(int(one.partition() or 0) for one in _read(rig, topic)) for topic in (topics.facts, topics.decisions)
     ]
-    return CleanStop(*({partition: count[partition] for partition in mine} for count in counts))
+    facts, decisions = ({partition: count[partition] for partition in mine} for count in counts)
+    return CleanStop(facts, decisions, groups)
 
 
 def _read(rig: Rig, topic: str) -> list[Message]:
