@@ -17,7 +17,7 @@ class Place:
     """One process among those of its flow.
 
     A cell reads its own Kafka partitions and shares nothing with the other cells. The processes of a cluster exchange
-    items among each other, and one of them, ordinal 0, keeps the recovery store of all (decision D8).
+    items among each other, and one of them, ordinal 0, keeps the recovery store of all (decision 0032).
 
     Attributes:
         mode: `cells` or `cluster`.

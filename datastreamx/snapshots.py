@@ -37,7 +37,7 @@ def unseal(snapshot: bytes, what: str) -> bytes:
     if len(snapshot) < _SEAL_BYTES or zlib.crc32(payload) != int.from_bytes(snapshot[:_SEAL_BYTES], "big"):
         raise DamagedStoreError(
             f"the snapshot of {what} ({len(snapshot)} bytes) has a wrong checksum: the recovery store is damaged. "
-            "Put a backup back (`datastreamx restore`) or rebuild it (`datastreamx replay`)"
+            'What to do depends on the flow: see "Lost or damaged recovery store" in docs/runbook.md'
         )
     return payload
 

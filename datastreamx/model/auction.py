@@ -273,7 +273,7 @@ DecisionStatus = Literal["won", "no_bid", "expired", "shed"]
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """The one record that an opportunity ends in (decision D5). With ads it *is* the ad push.
+    """The one record that an opportunity ends in (decision 0004). With ads it *is* the ad push.
 
     Attributes:
         v: Version of this format.

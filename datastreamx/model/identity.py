@@ -21,7 +21,7 @@ def push_id(auction: str, place: int = 0) -> str:
 
 
 def box_key(secret: bytes, box_id: str) -> str:
-    """Keyed pseudonym of a box (decision D14): 32 hex digits of keyed BLAKE2b, useless without the secret."""
+    """Keyed pseudonym of a box (decision 0011): 32 hex digits of keyed BLAKE2b, useless without the secret."""
     return blake2b(box_id.encode(), key=secret, digest_size=16).hexdigest()
 
 

@@ -1,7 +1,7 @@
 """Key groups: the unit of state, ordering and replay.
 
 A box belongs to the Kafka partition that its id hashes to and, within it, to one of `groups_per_partition` key groups.
-All state of a box lives in its key group's logic (decision D1): Bytewax sees a few hundred keys instead of hundreds of
+All state of a box lives in its key group's logic (decision 0001): Bytewax sees hundreds of keys instead of hundreds of
 thousands, and a replay reaches each key group in the log's own order.
 """
 

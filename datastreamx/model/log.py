@@ -21,7 +21,7 @@ class LogBatch(msgspec.Struct, frozen=True, gc=False):
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """Emitted by a source right after each of its snapshots, straight to the sinks (decision D7).
+    """Emitted by a source right after each of its snapshots, straight to the sinks (decision 0003).
 
     A source emits in epoch E + 1 only when the recovery store holds all of epoch E. A sink that has taken its snapshot
     for E and then sees a tick therefore knows that this snapshot is durable. Only items straight from a source prove

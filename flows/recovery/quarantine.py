@@ -81,7 +81,8 @@ def _error(store: Path, refusal: Refusal) -> StateMismatchError:
         f"The store was moved to {refusal.moved_to} at {refusal.at:%Y-%m-%d %H:%M:%S} UTC and {store} will not be used "
         "before one of these is done:\n"
         "  - put a backup back: `datastreamx restore`\n"
-        "  - rebuild it from the topics: `datastreamx replay`\n"
-        f"  - begin anew: delete {refusal_file(store).name}, and start once with --accept-store. State is lost then: "
-        "boxes forget their channels, and what was done since the flow's starting point may be done a second time"
+        "  - of the ads flow: rebuild it from the topics, `datastreamx replay`\n"
+        f"  - begin anew: delete {refusal_file(store).name}, and start once with --accept-store. State is lost, and "
+        'what was done may be done a second time: "Lost or damaged recovery store" in docs/runbook.md says at what '
+        "price"
     )

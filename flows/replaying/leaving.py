@@ -60,7 +60,7 @@ class LeavingPartition(StatefulSourcePartition[X, bytes], Generic[X]):
             AbortExecution: All parts have ended, and a snapshot behind their last items is durable.
         """
         if self._is_kept and not self._has_left:
-            # Asked again after the snapshot: Bytewax does so only when that is durable (decision D7).
+            # Asked again after the snapshot: Bytewax does so only when that is durable (decision 0003).
             self._has_left = True
             self._exit.leave()
         if self._exit.is_free:

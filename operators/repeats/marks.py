@@ -1,4 +1,4 @@
-"""High-water marks: exact, because a replay repeats facts in the same order (decision D2). No per-row Python."""
+"""High-water marks: exact, because a replay repeats facts in the same order. No per-row Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""State of one key group: a pure, deterministic state machine from records to rows and opportunities (decision D2).
+"""State of one key group: a pure, deterministic state machine from records to rows and opportunities.
 
 No clock, no randomness, no dependence on how the log was cut into chunks. Time is the watermark: the largest event time
 among the key group's own records. For each record in turn: the watermark moves, timers that are due fire in order of

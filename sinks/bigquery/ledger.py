@@ -5,7 +5,7 @@ A stream's rows pass four marks, each never ahead of the one before::
     acknowledged >= in a snapshot >= in a durable snapshot >= flushed
 
 Only a tick from a source proves that a snapshot is durable. Flushing earlier would show rows that a crash replays into
-the next stream: duplicates (decision D7).
+the next stream: duplicates (decision 0003).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class BigQuerySink(FixedPartitionedSink[WarehouseItem, bytes]):
     """Sink of `(table name, record batch | tick)`.
 
     Rows become visible exactly once, about one epoch after they were written. For that every table must receive a
-    `Tick` after each snapshot, from a source and through stateless steps only (decision D7).
+    `Tick` after each snapshot, from a source and through stateless steps only (decision 0003).
 
     Args:
         tables: All tables that items may name.

@@ -1,4 +1,4 @@
-"""Sink of facts: Arrow record batches on their way to the warehouse (decision D6)."""
+"""Sink of facts: Arrow record batches on their way to the warehouse (decision 0002)."""
 
 from sinks.facts.sink import FactsSink
 

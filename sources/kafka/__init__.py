@@ -1,4 +1,4 @@
-"""Kafka sources: one consumer per worker, explicit positions, no silent loss (decision D10)."""
+"""Kafka sources: one consumer per worker, explicit positions, no silent loss (decision 0005)."""
 
 from sources.kafka.decision_log import DecisionLog
 from sources.kafka.events import EventSource

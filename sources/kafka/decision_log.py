@@ -1,4 +1,4 @@
-"""The decision log as memory: which opportunities of a partition have been decided already (decision D5)."""
+"""The decision log as memory: which opportunities of a partition have been decided already (decision 0004)."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class History:
         """Commit the last snapshot if that is news; whether it is.
 
         To be called whenever Bytewax asks the source for items: it does so only when the epoch before is durable
-        (decision D7).
+        (decision 0003).
         """
         proven, self._unproven = self._unproven, None
         if proven is None:

@@ -1,7 +1,7 @@
 """Snapshot of a source: the next offset and the lineage of each partition, as versioned and sealed JSON.
 
 The key groups are part of it, although the source itself could do without: all state downstream is keyed by them, and
-reading on with another count would give boxes empty state without any error (decision D1).
+reading on with another count would give boxes empty state without any error (decision 0001).
 """
 
 from __future__ import annotations

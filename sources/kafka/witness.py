@@ -148,6 +148,6 @@ def _refusal(complaints: list[str], *, is_gone: bool) -> str:
     )
     return (
         f"{what}. {complaints[0]}{others}. To go on from here would do again what was done. Either put a newer backup "
-        "back (`datastreamx restore`), or rebuild the tables from the log (`datastreamx replay`), or accept the store "
-        "as it is, with what that repeats or leaves out (`datastreamx run FLOW --accept-store`)"
+        "back (`datastreamx restore`), or rebuild that of the ads flow from the log (`datastreamx replay`), or accept "
+        "the store as it is, with what that repeats or leaves out (`datastreamx run FLOW --accept-store`)"
     )

@@ -191,7 +191,7 @@ def test_the_snapshot_of_another_decision_topic_is_refused(config: Config) -> No
 
 
 def test_decisions_written_after_the_last_snapshot_are_found_by_reading_back(config: Config) -> None:
-    """The crash story of decision D5: the log knows what the snapshot does not."""
+    """The crash story of decision 0004: the log knows what the snapshot does not."""
     acked = AckedOffsets()
     part = AdPushSink(config, acked).build_part("out", "ad-push", None)
     part.write_batch([decision(n) for n in range(5)])
