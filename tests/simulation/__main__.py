@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
+from tests.simulation.batch import options_for, run_chunk
 from tests.simulation.coverage import missing
-from tests.simulation.history import History, Options, Outcome, virtual_time
-from tests.simulation.plants import PLANTS, planted
+from tests.simulation.history import History, Outcome, virtual_time
+from tests.simulation.plants import PLANTS
 from tests.simulation.report import failure
 
 _CHUNK = 25
@@ -67,17 +68,6 @@ def main() -> int:
     return 1 if failures or lacking else 0
 
 
-def run_chunk(chunk: tuple[int, int, str | None]) -> list[Outcome]:
-    """Histories of the seeds from the first number to before the second; for a process of its own."""
-    first, end, plant = chunk
-    with virtual_time() as clock:
-        return [History(seed, clock, _options(plant)).run() for seed in range(first, end)]
-
-
-def _options(plant: str | None) -> Options:
-    return planted(plant) if plant else Options()
-
-
 def _outcomes(arguments: argparse.Namespace) -> Iterator[list[Outcome]]:
     end = arguments.seed + arguments.runs
     chunks = [(first, min(first + _CHUNK, end), arguments.plant) for first in range(arguments.seed, end, _CHUNK)]
@@ -90,7 +80,7 @@ def _outcomes(arguments: argparse.Namespace) -> Iterator[list[Outcome]]:
 
 def _trace(seed: int, plant: str | None) -> int:
     with virtual_time() as clock:
-        history = History(seed, clock, replace(_options(plant), with_trace=True))
+        history = History(seed, clock, replace(options_for(plant), with_trace=True))
         try:
             outcome = history.run()
         finally:

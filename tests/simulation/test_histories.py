@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -82,6 +83,16 @@ def test_a_seed_repeats_its_history_step_by_step_in_another_process() -> None:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT, env=environment
     )
     assert there.stdout.strip() == here
+
+
+def test_the_command_shares_histories_out_to_processes_and_sums_up() -> None:
+    command = [sys.executable, "-m", "tests.simulation", "--seed", "3", "--runs", "2", "--jobs", "2", "--json"]
+    run = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    summary = json.loads(run.stdout)
+    assert (summary["histories"], summary["broken"]) == (2, [])
+    # Two histories are too few to have seen every fault, and the command says so.
+    assert run.returncode == 1
+    assert summary["missing"]
 
 
 def test_different_seeds_are_different_histories() -> None:
