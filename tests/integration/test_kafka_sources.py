@@ -485,6 +485,7 @@ def test_the_join_matches_everything_of_a_backlog_of_hours(broker: Broker, confi
 def test_partitions_that_are_paused_again_and_again_lose_and_repeat_nothing(
     broker: Broker, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(alignment, "SHARE_BYTES_MIN", 0)
     monkeypatch.setattr(alignment, "HELD_BYTES_MAX", 4_000)
     paused: list[str] = []
     pause = PartitionReader._pause
