@@ -21,7 +21,7 @@ test: $(INSTALLED) ## Run all tests that need nothing but Python (under 10 minut
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not (kafka or integration or demo or campaign)" $(ARGS) || [ $$? = 5 ]
 	@$(BIN)/python -m pytest -m "(integration or demo) and not (kafka or campaign)" $(ARGS) || [ $$? = 5 ]
 
-test-campaigns: $(INSTALLED) ## Run a small fault campaign on real processes, and one for each planted bug
+test-campaigns: $(INSTALLED) ## Run small fault campaigns on real processes, and one for each planted bug
 	@$(BIN)/python -m pytest -m campaign $(ARGS)
 
 test-kafka: $(INSTALLED) ## Run the integration suite on Apache Kafka (needs Java 17 and Maven)

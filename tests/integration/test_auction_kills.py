@@ -34,7 +34,7 @@ from tests.integration.kill_campaign import Campaign, running_aggregators
 KILLS = int(os.environ.get("DATASTREAMX_KILLS", "6"))
 SEED = int(os.environ.get("DATASTREAMX_KILL_SEED", "1"))
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300 + 30 * KILLS)]
+pytestmark = [pytest.mark.integration, pytest.mark.campaign, pytest.mark.timeout(300 + 30 * KILLS)]
 
 
 @pytest.fixture(scope="module")
