@@ -314,7 +314,7 @@ def main() -> None:
         f"{result.machine.cpu}, {result.machine.cores} cores, Python {result.machine.python}, {result.boxes:,} boxes\n"
         f"crash to first new output   median {result.crash_s.median:.2f} s, p99 {result.crash_p99_s:.2f} s, "
         f"{result.crash_s.rounds} kills\n"
-        f"hang to first new output    {result.hang_s} s\n"
+        f"hang to first new output    {'not measured' if result.hang_s is None else f'{result.hang_s} s'}\n"
         f"backlog of {result.outage_s:g} s ({result.backlog_records:,} events)   read after {result.drained_s} s\n"
     )
 
