@@ -28,6 +28,8 @@ from datastreamx.snapshots import unseal
 from datastreamx.tables import IMPRESSIONS, MINUTE_ROLLUPS, TABLES, Row
 from datastreamx.wire.events import encode_event
 from flows.recovery.store import read_store
+from simulator.bigquery.faults import Fault, FaultPlan
+from simulator.bigquery.handle import LocalBigQuery
 from simulator.processes import Child
 from sources.kafka.replay import PART
 from tests.integration.brokers import Broker, Record, produce
@@ -77,7 +79,7 @@ def aftermath(broker: Broker, servers: Servers, tmp_path_factory: pytest.TempPat
         pipeline.wait_for_rows()
         assert pipeline.stop("ads", "warehouse") == {"ads": 0, "warehouse": 0}, pipeline.logs()
         evidence = pipeline.evidence()
-        ends = ended_on_the_way(pipeline)
+        ends = ended_on_the_way(pipeline, servers.bigquery)
         rows_replay = replay(pipeline, "--from", "beginning", "--dataset", ANEW)
         found = Aftermath(evidence, store_replay, rows_replay, ends, decisions_before)
         bigquery = msgspec.structs.replace(pipeline.config.bigquery, dataset=ANEW)
@@ -110,8 +112,11 @@ def replay(pipeline: Pipeline, *options: str) -> dict[str, Any]:
     return summary
 
 
-def ended_on_the_way(pipeline: Pipeline) -> list[int | None]:
-    """Begin a replay of rows, stop it when some of it is durable, and kill it when there is more; both exit codes."""
+def ended_on_the_way(pipeline: Pipeline, bigquery: LocalBigQuery) -> list[int | None]:
+    """Begin a replay of rows, stop it when some of it is durable, and kill it when there is more; both exit codes.
+
+    No row becomes visible meanwhile, so that the replay cannot be over before it is ended.
+    """
     hasty = pipeline.config_path.with_name("hasty.toml")
     text = pipeline.config_path.read_text(encoding="utf-8")
     for setting, hasty_setting in {
@@ -123,12 +128,16 @@ def ended_on_the_way(pipeline: Pipeline) -> list[int | None]:
     hasty.write_text(text, encoding="utf-8")
     argv = command(hasty, "--from", "beginning", "--dataset", ANEW)
     store = Path(pipeline.config.recovery.directory) / f"replay-{ANEW}"
-    with Child("replay", argv, log_path=pipeline.directory / "replay.log", env=environment()) as child:
-        wait_for_progress(child, store)
-        stopped = child.stop(grace_s=60)
-        child.start()
-        wait_for_progress(child, store)
-        return [stopped, child.kill()]
+    bigquery.inject(FaultPlan(flush_rows=Fault(hang=True)))
+    try:
+        with Child("replay", argv, log_path=pipeline.directory / "replay.log", env=environment()) as child:
+            wait_for_progress(child, store)
+            stopped = child.stop(grace_s=60)
+            child.start()
+            wait_for_progress(child, store)
+            return [stopped, child.kill()]
+    finally:
+        bigquery.heal()
 
 
 def wait_for_progress(child: Child, store: Path) -> None:
