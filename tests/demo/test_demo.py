@@ -44,7 +44,11 @@ def test_demo_keeps_every_promise_while_its_workers_are_killed(tmp_path: Path) -
     assert min(summary["notices"][event] for event in ("win", "loss", "billing")) > 100
     assert summary["events"]["dead_letters"] > 0
     assert set(summary["aggregators"]) == {"adriatic", "baltic", "caspian"}
-    assert all(count > 0 for count in summary["bigquery"]["tables"].values())
+    # Whether a session has closed, or a bid has come late, within half a minute is up to the boxes and the machine.
+    assert {name for name, count in summary["bigquery"]["tables"].items() if not count} <= {
+        "viewing_sessions",
+        "late_bids",
+    }
     assert len(done.stderr.splitlines()) <= 11
     assert _processes_of(tmp_path) == []
 

@@ -42,6 +42,8 @@ POLL_S = 0.02
 EVIDENCE_POLL_S = 1.0
 
 _MOMENTS: tuple[Moment, ...] = ("working", "snapshot", "starting")
+_SPARE_KILLS = 12
+"""As many more at most, if those of the campaign have met too little."""
 _LONGEST_S = 2.5
 """As long as a start takes on a busy machine: so a kill meets any part of one."""
 _NOTICES_EVERY = 3
@@ -165,6 +167,8 @@ class Campaign:
             # Without a durable snapshot it would begin at the end once more.
             self._wait_until(lambda: any(heard_of(self._told())), "the first notice is heard")
             for number, moment in enumerate(self._moments(kills)):
+                if number >= kills and self._has_met_all():
+                    break
                 viewers.check()
                 self._kill(moment, with_notices=number % _NOTICES_EVERY == 1)
             self._aggregators[-1].control(mode="ok", notice_mode="ok")
@@ -189,11 +193,20 @@ class Campaign:
         )
 
     def _moments(self, kills: int) -> list[Moment]:
-        """Each kind at least once, most of them in the middle of work."""
+        """Each kind at least once, most of them in the middle of work; then some to spare, all of these at work."""
         drawn = self._rng.choices(_MOMENTS, (6, 2, 2), k=max(0, kills - len(_MOMENTS)))
         moments = [*_MOMENTS[:kills], *drawn]
         self._rng.shuffle(moments)
-        return moments
+        return [*moments, *(_MOMENTS[0] for _ in range(_SPARE_KILLS))]
+
+    def _has_met_all(self) -> bool:
+        """Whether kills met auctions in flight, and decisions that were in the log already and not in a snapshot."""
+        attempts = (outcome.attempt for one in decided(self._decisions()).decisions for outcome in one.outcomes)
+        return (
+            any(kill.in_flight for kill in self.kills)
+            and any(attempt > 1 for attempt in attempts)
+            and any(kill.reused for kill in self.kills)
+        )
 
     def _kill(self, moment: Moment, *, with_notices: bool) -> None:
         rng, ads = self._rng, self._flows["ads"]

@@ -309,6 +309,21 @@ class Pipeline:
             assert time.monotonic() < deadline_s, f"waited in vain: {what}\n{self.logs()}"
             time.sleep(POLL_S)
 
+    def wait_for_variety(self) -> None:
+        """Until the log holds something of everything that viewers and their faults bring about."""
+
+        def is_varied() -> bool:
+            expected = expect(self.config, self.read_events())
+            statuses = {decision.status for decision in decided(self.read_decisions()).decisions}
+            return (
+                min(len(expected.sessions), expected.late, expected.duplicates, self.counts()["impressions"]) > 0
+                and {opportunity.trigger for opportunity in expected.opportunities.values()} >= {"dwell", "ad_break"}
+                and "clock_skew" in expected.dead_letters.values()
+                and statuses >= {"won", "no_bid"}
+            )
+
+        self.wait_until(is_varied, "an event, a decision and a row of every kind")
+
     def logs(self) -> str:
         """The end of what each process wrote since its last start."""
         return "\n".join(

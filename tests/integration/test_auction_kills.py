@@ -73,7 +73,7 @@ def test_every_notice_is_heard_at_most_once_and_none_is_unaccounted_for(left: Af
 
 
 def test_kills_met_auctions_in_flight_and_decisions_already_in_the_log(left: Aftermath) -> None:
-    assert len(left.kills) == KILLS
+    assert len(left.kills) >= KILLS
     assert sum(kill.in_flight or 0 for kill in left.kills) > 0, f"seed {SEED}"
     assert sum(count for attempt, count in left.attempts.items() if attempt > 1) > 0, f"seed {SEED}"
     assert left.reused > 0, f"seed {SEED}"

@@ -57,6 +57,7 @@ def aftermath(
             pipeline.wait_until(lambda: pipeline.counts()["ad_decisions"] > 0, "the first decision is a row")
             names: tuple[FlowName, ...] = ("ads", "warehouse")
             codes = [*pool.map(lambda name: torment(pipeline, name), names)]
+            pipeline.wait_for_variety()
             assert fleet.stop(grace_s=90) == 0, fleet.log_tail()
         topic, partitions = pipeline.config.topics.events, pipeline.config.events.partitions
         produce(broker, topic, [(number % partitions, key, value) for number, (key, value, _) in enumerate(POISON)])

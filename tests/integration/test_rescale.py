@@ -47,6 +47,7 @@ def test_cells_that_are_shared_out_anew_leave_what_one_would(broker: Broker, ser
                 child.kill()
                 child.start()
                 pipeline.wait_until_reading(*FLOWS)
+            pipeline.wait_for_variety()
             assert fleet.stop(grace_s=90) == 0, fleet.log_tail()
         topic, partitions = pipeline.config.topics.events, pipeline.config.events.partitions
         produce(broker, topic, last_signs_of_life(partitions))
