@@ -29,7 +29,7 @@ import msgspec
 import uvloop
 
 from aggregators.registry import build_adapter
-from benchmarks.harness import Item, aggregator, batches_of, behave, config_for, opportunity, process, run, steadily
+from benchmarks.auction_rig import Item, aggregator, batches_of, behave, config_for, opportunity, process, run, steadily
 from benchmarks.machine import Machine, Spread, machine, percentile, resident_mib, spread
 from datastreamx.config import Config
 from datastreamx.interpreter import spare_garbage_collection

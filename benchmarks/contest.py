@@ -1,0 +1,175 @@
+"""Contestants in turns: every figure beside its yardstick in the same run.
+
+A contestant is a command that does a stated amount of work once, in a process of its own, and prints what it took as
+JSON. Processes start from nothing, so that no contestant inherits the heap of another; they take turns, so that a busy
+minute of the machine hits all; and what is compared is the ratio within one turn.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.machine import Spread, spread
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Effort(msgspec.Struct, frozen=True):
+    """What one contestant took for its work in one turn, warm-up not included.
+
+    Attributes:
+        units: Events, rows or boxes that it has done.
+        wall_s: From the first to the last of them.
+        cpu_s: Of all threads of the process, user and system.
+        peak_mib: Largest resident memory of the process so far.
+        more: Other figures by name, units last.
+    """
+
+    units: int
+    wall_s: float
+    cpu_s: float
+    peak_mib: float
+    more: dict[str, float] = {}
+
+    @property
+    def per_s(self) -> float:
+        """Units per second."""
+        return self.units / self.wall_s
+
+    @property
+    def cpu_us(self) -> float:
+        """Microseconds of CPU per unit."""
+        return self.cpu_s / self.units * 1e6
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """One contestant over all turns.
+
+    Attributes:
+        per_s: Units per second.
+        cpu_us: Microseconds of CPU per unit.
+        peak_mib: Largest resident memory.
+        speed: Units per second over those of the yardstick, turn by turn.
+        cpu: Microseconds of CPU over those of the yardstick, turn by turn.
+        more: The contestant's other figures.
+    """
+
+    name: str
+    per_s: Spread
+    cpu_us: Spread
+    peak_mib: Spread
+    speed: Spread
+    cpu: Spread
+    more: dict[str, Spread]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A name and the command that does its work once and prints an `Effort`.
+
+    Attributes:
+        core: The one core that it may use; `None`: all.
+    """
+
+    name: str
+    argv: Sequence[str]
+    core: int | None = 0
+    environment: Mapping[str, str] | None = None
+
+
+class Stopwatch:
+    """Measures a part of this process, for the contestant's side."""
+
+    def __init__(self) -> None:
+        self._wall_s = time.perf_counter()
+        self._cpu_s = time.process_time()
+
+    def effort(self, units: int, more: dict[str, float] | None = None) -> Effort:
+        """What this took since the stopwatch was made."""
+        return Effort(
+            units,
+            time.perf_counter() - self._wall_s,
+            time.process_time() - self._cpu_s,
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            more or {},
+        )
+
+
+def tell(effort: Effort) -> None:
+    """The contestant's last word."""
+    sys.stdout.write(msgspec.json.encode(effort).decode() + "\n")
+
+
+def module(name: str, *arguments: str) -> tuple[str, ...]:
+    """Command of a contestant that is a module of ours."""
+    return (sys.executable, "-m", name, *arguments)
+
+
+def compare(contestants: Sequence[Contestant], rounds: int, yardstick: str) -> list[Standing]:
+    """Let all do their work `rounds` times, in turns.
+
+    Raises:
+        SystemExit: One of them failed; what it said goes to standard error.
+    """
+    efforts: dict[str, list[Effort]] = {one.name: [] for one in contestants}
+    for number in range(rounds):
+        for one in contestants:
+            effort = _run(one)
+            efforts[one.name].append(effort)
+            sys.stderr.write(
+                f"  turn {number + 1} of {rounds}: {one.name} {effort.per_s:,.0f}/s, {effort.cpu_us:.2f} µs each\n"
+            )
+    return [standing(name, own, efforts[yardstick]) for name, own in efforts.items()]
+
+
+def standing(name: str, own: Sequence[Effort], yardstick: Sequence[Effort]) -> Standing:
+    """Medians and ends; ratios are taken turn by turn."""
+    turns = list(zip(own, yardstick, strict=True))
+    return Standing(
+        name=name,
+        per_s=spread([one.per_s for one in own]),
+        cpu_us=spread([one.cpu_us for one in own]),
+        peak_mib=spread([one.peak_mib for one in own]),
+        speed=spread([one.per_s / other.per_s for one, other in turns]),
+        cpu=spread([one.cpu_us / other.cpu_us for one, other in turns]),
+        more={key: spread([one.more[key] for one in own]) for key in own[0].more},
+    )
+
+
+def _run(one: Contestant) -> Effort:
+    with _on_core(one.core):
+        done = subprocess.run(  # noqa: S603 - our own command
+            one.argv,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
+            env=None if one.environment is None else {**os.environ, **one.environment},
+        )
+    if done.returncode != 0:
+        raise SystemExit(f"{one.name} failed with {done.returncode}: {' '.join(one.argv)}\n{done.stderr[-4000:]}")
+    return msgspec.json.decode(done.stdout.strip().splitlines()[-1], type=Effort)
+
+
+@contextmanager
+def _on_core(core: int | None) -> Iterator[None]:
+    """Children that are started meanwhile stay on this core."""
+    allowed = os.sched_getaffinity(0)
+    if core is None or core not in allowed:
+        yield
+        return
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)

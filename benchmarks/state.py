@@ -1,0 +1,330 @@
+"""Bytes in, state of every box kept, facts out: how fast, beside a loop without an engine, and other engines.
+
+    python -m benchmarks.state [--boxes 30000,300000,1000000] [--turns 5] [--quick] [--save] [--json]
+
+loop          our own operators called in a loop: no engine, no recovery. The yardstick
+bare loop     a loop that only knows channel, last channel and last ad, and writes JSON: what Python can do at all
+datastreamx   our operators in a Bytewax flow, a snapshot of everything each second
+per box       what the bare loop does as Bytewax's tutorial would: `stateful_map` keyed by box, with recovery
+
+All have core 0 to themselves. What comes in is in memory before the clock starts, and what goes out is counted and
+dropped, so that the figures are those of state and engine alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import bytewax.operators as op
+import msgspec
+from bytewax._bytewax import cli_main
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from bytewax.outputs import DynamicSink, StatelessSinkPartition
+
+from benchmarks.contest import Contestant, Effort, Stopwatch, compare, module, tell
+from benchmarks.report import Comparison, Goal, conclude, parser, report
+from benchmarks.workload import DESCRIPTION, chunks, events
+from datastreamx.config import Config, parse_config
+from datastreamx.interpreter import spare_garbage_collection
+from datastreamx.model import identity
+from datastreamx.model.chunk import Chunk
+from datastreamx.model.keygroup import KeyGroup
+from datastreamx.tables import BOX_EVENTS, VIEWING_SESSIONS, record_batch
+from datastreamx.wire.events import encode_event
+from datastreamx.wire.facts import FactBatch, encode_facts
+from flows.recovery.opening import open_store
+from operators.decode import decode
+from operators.decode.records import decode_chunk
+from operators.viewing import viewing
+from operators.viewing.state import KeyGroupState
+
+PARTITIONS, GROUPS = 64, 4
+EPOCH_S = 1.0
+WARM_UP_SHARE = 0.1
+"""Of the events: until every code path has run and the first boxes are known. Not measured."""
+
+CONFIG = """\
+[kafka]
+bootstrap = "none:1"
+[bigquery]
+project = "none"
+[privacy]
+box_key_secret = "0123456789abcdef"
+[[aggregators]]
+name = "none"
+adapter = "simple"
+url = "http://127.0.0.1:9"
+"""
+
+
+class _Feed(StatefulSourcePartition[tuple[str, object], int]):
+    """What is in memory, one item at a time as a poll would return them; tells when the warm-up is over."""
+
+    def __init__(self, items: list[tuple[str, object]], warm: int, on_warm: Callable[[], None]) -> None:
+        self._items, self._warm, self._on_warm, self._next = items, warm, on_warm, 0
+
+    def next_batch(self) -> Iterable[tuple[str, object]]:
+        if self._next >= len(self._items):
+            raise StopIteration
+        if self._next >= self._warm:
+            self._warm = len(self._items)
+            self._on_warm()
+        batch = self._items[self._next : self._next + _BATCH]
+        self._next += len(batch)
+        return batch
+
+    def snapshot(self) -> int:
+        return self._next
+
+
+_BATCH = 4
+
+
+class _Source(FixedPartitionedSource[tuple[str, object], int]):
+    def __init__(self, items: list[tuple[str, object]], warm: int, on_warm: Callable[[], None]) -> None:
+        self._given = (items, warm, on_warm)
+
+    def list_parts(self) -> list[str]:
+        return ["all"]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _Feed:  # noqa: ARG002  Bytewax's own
+        return _Feed(*self._given)
+
+
+class _Drop(StatelessSinkPartition[object]):
+    def __init__(self, take: Callable[[list[object]], None]) -> None:
+        self._take = take
+
+    def write_batch(self, items: list[object]) -> None:
+        self._take(items)
+
+
+class _Sink(DynamicSink[object]):
+    def __init__(self, take: Callable[[list[object]], None] = lambda _items: None) -> None:
+        self._take = take
+
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> _Drop:  # noqa: ARG002  Bytewax's own
+        return _Drop(self._take)
+
+
+class Measured:
+    """A stopwatch that starts when the warm-up is over."""
+
+    def __init__(self) -> None:
+        self._watch = Stopwatch()
+
+    def start(self) -> None:
+        """The warm-up is over."""
+        self._watch = Stopwatch()
+
+    def effort(self, units: int) -> Effort:
+        """Since then."""
+        return self._watch.effort(units)
+
+
+def _run_flow(flow: Dataflow, directory: Path) -> None:
+    cli_main(
+        flow,
+        epoch_interval=timedelta(seconds=EPOCH_S),
+        recovery_config=open_store(directory / "store", 1),
+    )
+
+
+def run_datastreamx(config: Config, made: list[Chunk], directory: Path) -> Effort:
+    """Our operators in a flow."""
+    warm = int(len(made) * WARM_UP_SHARE)
+    units = sum(len(one.values) for one in made[warm:])
+    measured = Measured()
+    items: list[tuple[str, object]] = [(KeyGroup(one.partition, one.group).key, one) for one in made]
+    sizes: list[int] = []
+
+    def land(batches: list[tuple[str, FactBatch]]) -> None:
+        sizes.extend([len(encode_facts(batch)[0]) for _, batch in batches])
+
+    flow = Dataflow("state")
+    decoded = decode("decode", op.input("chunks", flow, _Source(items, warm, measured.start)), config)  # type: ignore[arg-type]  # the feed is for all
+    boxes = viewing("viewing", decoded.chunks, config)
+    op.output("facts", boxes.facts, _Sink(land))  # type: ignore[arg-type]  # likewise
+    op.output("opportunities", boxes.opportunities, _Sink())
+    op.output("dead_letters", decoded.dead_letters, _Sink())
+    _run_flow(flow, directory)
+    return measured.effort(units)
+
+
+def run_loop(config: Config, made: list[Chunk], directory: Path) -> Effort:  # noqa: ARG001  contestants are called alike
+    """The same operators, called one after the other."""
+    pseudonym = partial(identity.box_key, config.privacy.box_key_secret.reveal().encode())
+    states: dict[tuple[int, int], KeyGroupState] = {}
+    warm = int(len(made) * WARM_UP_SHARE)
+    measured = Measured()
+    for number, chunk in enumerate(made):
+        if number == warm:
+            measured.start()
+        decoded = decode_chunk(chunk, config.topics.events, config.events.max_clock_skew_ms)
+        place = KeyGroup(chunk.partition, chunk.group)
+        state = states.get(place)
+        if state is None:
+            state = states[place] = KeyGroupState(place, config.viewing, config.topics.events, pseudonym)
+        out = state.process(decoded.records)
+        for table, rows in ((BOX_EVENTS, out.events), (VIEWING_SESSIONS, out.sessions)):
+            if rows:
+                encode_facts(FactBatch(table.name, chunk.partition, chunk.group, record_batch(table, rows)))
+    return measured.effort(sum(len(one.values) for one in made[warm:]))
+
+
+class Brief(msgspec.Struct, gc=False):
+    """The least state of a box."""
+
+    channel_id: str | None = None
+    last_channel_id: str | None = None
+    last_ad_id: str | None = None
+
+
+class Report(msgspec.Struct, gc=False):
+    """The least of an event."""
+
+    box_id: str
+    type: str
+    event_time_ms: int
+    channel_id: str | None = None
+    ad_id: str | None = None
+
+
+class Enriched(msgspec.Struct, gc=False):
+    """The least of a fact."""
+
+    box_id: str
+    type: str
+    event_time_ms: int
+    channel_id: str | None
+    last_channel_id: str | None
+    last_ad_id: str | None
+
+
+_DECODER = msgspec.json.Decoder(Report)
+_ENCODER = msgspec.json.Encoder()
+
+
+def enrich(box: Brief, event: Report) -> bytes:
+    """Apply one event to the least state, and write the least fact."""
+    if event.type == "tune" and event.channel_id != box.channel_id:
+        box.last_channel_id, box.channel_id = box.channel_id, event.channel_id
+    elif event.type == "ad_shown":
+        box.last_ad_id = event.ad_id
+    return _ENCODER.encode(
+        Enriched(event.box_id, event.type, event.event_time_ms, box.channel_id, box.last_channel_id, box.last_ad_id)
+    )
+
+
+def run_bare_loop(values: list[bytes]) -> Effort:
+    """The least state in a dict."""
+    boxes: dict[str, Brief] = {}
+    warm = int(len(values) * WARM_UP_SHARE)
+    measured = Measured()
+    for number, value in enumerate(values):
+        if number == warm:
+            measured.start()
+        event = _DECODER.decode(value)
+        box = boxes.get(event.box_id)
+        if box is None:
+            box = boxes[event.box_id] = Brief()
+        enrich(box, event)
+    return measured.effort(len(values) - warm)
+
+
+def run_per_box(values: list[bytes], directory: Path) -> Effort:
+    """The least state under one Bytewax key per box."""
+    warm = int(len(values) * WARM_UP_SHARE)
+    measured = Measured()
+    items: list[tuple[str, object]] = [("", value) for value in values]
+
+    def keyed(item: tuple[str, bytes]) -> tuple[str, Report]:
+        event = _DECODER.decode(item[1])
+        return event.box_id, event
+
+    def step(box: Brief | None, event: Report) -> tuple[Brief | None, bytes]:
+        box = box or Brief()
+        return box, enrich(box, event)
+
+    flow = Dataflow("per_box")
+    up = op.map("decode", op.input("events", flow, _Source(items, warm, measured.start)), keyed)  # type: ignore[arg-type]  # as above
+    op.output("facts", op.stateful_map("state", up, step), _Sink())
+    _run_flow(flow, directory)
+    return measured.effort(len(values) - warm)
+
+
+# Contest ---------------------------------------------------------------------------------------------------------
+
+
+def _contestants(boxes: int, count: int) -> Iterator[Contestant]:
+    # The tutorial's way is so slow that a small part of the events tells as much.
+    for name, share in (("loop", 1.0), ("bare loop", 1.0), ("datastreamx", 1.0), ("per box", 0.15)):
+        arguments = ("--contestant", name, "--boxes", str(boxes), "--events", str(int(count * share)))
+        yield Contestant(name, module("benchmarks.state", *arguments))
+
+
+def _play(name: str, boxes: int, count: int) -> None:
+    """Be one contestant."""
+    spare_garbage_collection()
+    config = parse_config(CONFIG)
+    with tempfile.TemporaryDirectory(prefix="datastreamx-bench-") as folder:
+        directory = Path(folder)
+        if name in {"loop", "datastreamx"}:
+            made = chunks(boxes, count, PARTITIONS, GROUPS)
+            gc.freeze()
+            run = run_loop if name == "loop" else run_datastreamx
+            tell(run(config, made, directory))
+        else:
+            values = [encode_event(event) for _, event in events(boxes, count)]
+            gc.freeze()
+            tell(run_bare_loop(values) if name == "bare loop" else run_per_box(values, directory))
+
+
+def main() -> int:
+    """Measure and print."""
+    options_of = parser("benchmarks.state", __doc__ or "")
+    options_of.add_argument("--boxes", default="30000,300000,1000000", help="fleets, e.g. %(default)s")
+    options_of.add_argument("--events", type=int, default=0, help="per turn; 0: five per box, at least 1,500,000")
+    options_of.add_argument("--turns", type=int, default=5)
+    options_of.add_argument("--contestant", help=argparse.SUPPRESS)
+    options = options_of.parse_args()
+    fleets = [int(one) for one in options.boxes.split(",")]
+    if options.contestant:
+        _play(options.contestant, fleets[0], options.events)
+        return 0
+    comparisons = []
+    for boxes in [10_000] if options.quick else fleets:
+        count = 40_000 if options.quick else options.events or max(1_500_000, 5 * boxes)
+        sys.stderr.write(f"{boxes:,} boxes, {count:,} events\n")
+        standings = compare([*_contestants(boxes, count)], 1 if options.quick else options.turns, "loop")
+        comparisons.append(Comparison(f"{boxes:,} boxes", "events", "loop", standings))
+    goals = []
+    for comparison in comparisons:
+        ours, per_box = comparison.of("datastreamx"), comparison.of("per box")
+        times = ours.per_s.median / per_box.per_s.median
+        goals.append(Goal(f"{comparison.label}: rate over the loop without an engine", 0.75, ours.speed.median))
+        goals.append(Goal(f"{comparison.label}: rate over Bytewax with a key per box", 20.0, times))
+    conclude(
+        report(
+            question="state",
+            asks="How fast is the state of all boxes kept, with a snapshot each second?",
+            command="python -m benchmarks.state" + (" --quick" if options.quick else ""),
+            data=f"{DESCRIPTION}; {PARTITIONS} partitions of {GROUPS} key groups",
+            comparisons=comparisons,
+            goals=goals,
+        ),
+        options,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
