@@ -22,13 +22,13 @@ from bytewax.recovery import RecoveryConfig
 
 from datastreamx.clock import SystemClock
 from datastreamx.config import Config
-from datastreamx.errors import CrashError, DatastreamXError
+from datastreamx.errors import CrashError
 from datastreamx.interpreter import spare_garbage_collection
 from datastreamx.log import get_logger
 from datastreamx.metrics import serve_metrics
 from datastreamx.place import Place
 from datastreamx.pulse import Pulse
-from flows.panics import ENDS, causes_of, sqlite_failure
+from flows.panics import ENDS, causes_of, is_lost_peer, refusal, sqlite_failure
 from flows.ports import Process
 from flows.recovery.opening import opened_store
 
@@ -125,7 +125,7 @@ def execute(flow: Dataflow, recovery: RecoveryConfig, epoch_ms: int, place: Plac
     except ENDS:
         raise
     except BaseException as error:
-        raise _cause(error, Path(recovery.db_dir)) from error
+        raise _cause(error, Path(recovery.db_dir), place) from error
 
 
 def stop_on_signals(stop: threading.Event) -> None:
@@ -147,10 +147,9 @@ def keep_panics_short() -> None:
         os.environ["RUST_BACKTRACE"] = "0"
 
 
-def _cause(error: BaseException, store: Path) -> BaseException:
-    """The innermost error of ours says what happened."""
-    causes = causes_of(error)
-    found = next((cause for cause in reversed(causes) if isinstance(cause, DatastreamXError)), None)
+def _cause(error: BaseException, store: Path, place: Place | None) -> BaseException:
+    """An error that says what happened. What nobody foresaw is logged with all that is known of it."""
+    found = refusal(error)
     if found is not None:
         return found
     failure = sqlite_failure(error)
@@ -159,4 +158,14 @@ def _cause(error: BaseException, store: Path) -> BaseException:
             f"recovery store {store} cannot be used: {failure}. If the disk is full or read-only, make room and start "
             "again: the flow goes on at its last snapshot. If the files are damaged, the next start tells"
         )
-    return CrashError(f"the flow stopped: {type(causes[-1]).__name__}: {causes[-1]}")
+    if place is not None and is_lost_peer(error):
+        return CrashError(
+            f"another process of the cluster {', '.join(place.addresses)} has ended or cannot be reached, and they run "
+            "or start again together: the log of the one that ended first says why"
+        )
+    _log.error("flow.failed", exc_info=error)
+    innermost = causes_of(error)[-1]
+    return CrashError(
+        f"the flow stopped by a fault of the program: {type(innermost).__name__}: {innermost}. Report it, with the log "
+        "event flow.failed"
+    )

@@ -30,8 +30,10 @@ from datastreamx.cli.validate import validate
 from datastreamx.errors import DatastreamXError
 
 EXIT_CODES = (
-    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 wrong configuration, 4 Kafka, BigQuery or an aggregator does not "
-    "answer, 5 a promise was broken (demo), 130 Ctrl-C. Results go to standard output, messages to standard error."
+    "Exit codes: 0 done, 1 failed, 2 wrong usage (also an option that does not fit the configuration), 3 wrong "
+    "configuration, 4 Kafka, BigQuery or an aggregator does not answer, 5 a promise was broken (demo), 130 Ctrl-C. "
+    "`run` ends with the code of its worker, and with 128 + N if signal N ended that. Results go to standard output, "
+    "messages to standard error."
 )
 
 app = typer.Typer(

@@ -16,7 +16,15 @@ from datastreamx.errors import ConfigError, DatastreamXError, RetryableError
 
 
 class Exit(IntEnum):
-    """Exit codes of all commands."""
+    """Exit codes of all commands.
+
+    Attributes:
+        FAILED: What was asked for could not be done, or must not be.
+        USAGE: Something on the command line is wrong: by itself, or beside this configuration.
+        CONFIG: The configuration, which is a file and environment variables, or a file that it names, is.
+        UNREACHABLE: Kafka, BigQuery or an aggregator does not answer; the same command may succeed later.
+        INVARIANT: A promise of this service was broken.
+    """
 
     OK = 0
     FAILED = 1
@@ -47,6 +55,10 @@ def is_interactive() -> bool:
 
 def fail(error: DatastreamXError) -> NoReturn:
     """One clear error, and the exit code that belongs to it."""
+    if isinstance(error, ConfigError) and error.source.startswith("--"):
+        # An option that only together with the configuration turned out wrong is told like one that was wrong at once.
+        say(f"error: {error.source}: {'; '.join(error.problems)}")
+        sys.exit(Exit.USAGE)
     say(f"error: {error}")
     match error:
         case ConfigError():

@@ -49,7 +49,7 @@ def simulate(  # noqa: PLR0913  one parameter per option
     """Play set-top boxes against the configured Kafka: they report, receive pushes and display them.
 
     The topics must exist (`datastreamx apply`). Ctrl-C or SIGTERM ends it: displays finish, every event is
-    acknowledged. With `--public-key`, pushes without a valid signature are counted and not displayed. Exit code 1: the
+    acknowledged. With `--public-key`, pushes without a valid signature are counted and not displayed. Exit code 4: the
     broker did not acknowledge everything.
 
     Examples:
@@ -96,7 +96,7 @@ def simulate(  # noqa: PLR0913  one parameter per option
     next_step("`datastreamx status` shows whether the flows keep up")
     if not books.finished:
         say("the broker did not acknowledge every event: is it up? `datastreamx doctor` tells more")
-        raise typer.Exit(Exit.FAILED)
+        raise typer.Exit(Exit.UNREACHABLE)
 
 
 def _key(text: str) -> bytes:

@@ -46,7 +46,7 @@ def supervise(options: FlowOptions, limits: Limits) -> int:
 
     Raises:
         ConfigError: The configuration is not usable; no worker was started.
-        CrashError: The HTTP port cannot be used.
+        CrashError: The flow runs here already, or the HTTP port cannot be used.
     """
     configure_logging(json=options.json_logs)
     config = load_config(options.path)

@@ -17,8 +17,9 @@ from datastreamx.supervisor.silence import Silence
 from datastreamx.supervisor.view import Stage
 from datastreamx.supervisor.worker import Worker
 
-WRONG_CONFIGURATION = 3
-"""Exit code with which the command line says so; it may not get far enough to say it through the pipe."""
+HOPELESS_CODES = frozenset({2, 3})
+"""Exit codes of the command line for wrong usage and a wrong configuration, which may have been changed meanwhile; it
+may not get far enough to say it through the pipe."""
 
 _log = get_logger("supervisor")
 
@@ -67,7 +68,7 @@ class Attempt:
     @property
     def is_hopeless(self) -> bool:
         """Whether it says that starting it again cannot help."""
-        return self._report.hopeless or self.code == WRONG_CONFIGURATION
+        return self._report.hopeless or self.code in HOPELESS_CODES
 
     @property
     def is_durable(self) -> bool:

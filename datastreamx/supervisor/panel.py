@@ -73,7 +73,8 @@ class Panel:
             self._is_broken = False
 
     def close(self) -> None:
-        """Leave the last word in the file, and no line."""
+        """Leave the last word in the file, and no line. Nobody answers any more."""
+        self.update(metrics=None)
         self._due_s = 0.0
         self.publish_if_due()
         self._show(None)

@@ -34,6 +34,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         lag_records: Records not read yet; unset if not known.
         lag_ms: Age of the data; unset if not known.
         unready: Why the worker is not ready; unset if it is.
+        metrics: Address of `/metrics` that is really served, also with `metrics.port = 0`; unset if none is.
     """
 
     flow: str
@@ -52,6 +53,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     lag_records: int | None = None
     lag_ms: int | None = None
     unready: str | None = None
+    metrics: str | None = None
 
     @property
     def restart_count(self) -> int:
@@ -84,6 +86,7 @@ def status_of(flow: str, store: str, view: View, now_ms: int, now_s: float) -> S
         lag_records=report.lag_records if report else None,
         lag_ms=report.lag_ms if report else None,
         unready=view.unready,
+        metrics=view.metrics,
     )
 
 

@@ -14,6 +14,7 @@ from datastreamx.clock import Clock, SystemClock
 from datastreamx.log import get_logger
 from datastreamx.supervisor.attempt import Attempt
 from datastreamx.supervisor.limits import Limits
+from datastreamx.supervisor.lock import alone
 from datastreamx.supervisor.panel import Panel
 from datastreamx.supervisor.restarts import Reason, Restarts
 from datastreamx.supervisor.server import Answers, serving
@@ -35,7 +36,7 @@ class Job:
         flow: Name of the flow.
         store: Name of its recovery store, which names the status file, too.
         argv: Program and arguments of the worker.
-        recovery_directory: Where the status file goes.
+        recovery_directory: Where the status file and the supervisor's lock go.
         listen: Host and port of `/livez`, `/readyz` and `/metrics`; `None`: nobody asks. Port 0 takes a free one.
         argv_until_durable: Further arguments for the first worker, and the next ones until a snapshot was durable: what
             somebody allowed once is not allowed for ever.
@@ -99,14 +100,18 @@ class Supervisor:
         """Supervise to the end.
 
         Raises:
-            CrashError: The HTTP port cannot be used.
+            CrashError: Another process does it, which suffers nothing; or the HTTP port cannot be used.
             OSError: The worker's program cannot be started.
         """
+        job = self._job
         with self._signals, ExitStack() as resources:
-            if self._job.listen is not None:
+            # Before the port, which the other one may use, and the status file, which is the other one's.
+            resources.enter_context(alone(job.recovery_directory, job.flow, job.store))
+            if job.listen is not None:
                 answers = Answers(lambda: self._panel.view, self._limits, self._clock)
-                address = resources.enter_context(serving(*self._job.listen, answers))
+                address = resources.enter_context(serving(*job.listen, answers))
                 _log.info("metrics", address=address)
+                self._panel.update(metrics=address)
             resources.callback(self._panel.close)
             return self._supervise()
 

@@ -50,6 +50,7 @@ class View:
         restarts: Starts after a failure, by reason.
         recent_failures: Of those that count towards giving up.
         last_exit: How the last worker ended.
+        metrics: Address of the supervisor's `/metrics`; unset if it serves none.
     """
 
     looked_s: float
@@ -65,6 +66,7 @@ class View:
     restarts: tuple[tuple[Reason, int], ...] = ()
     recent_failures: int = 0
     last_exit: Exit | None = None
+    metrics: str | None = None
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -9,7 +9,8 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from datastreamx.cli.app import app
-from datastreamx.cli.output import Exit
+from datastreamx.cli.output import Exit, fail
+from datastreamx.errors import ConfigError
 from tests.cli.running import Cli
 
 ROOT = get_command(app)
@@ -44,6 +45,25 @@ def test_missing_configuration_ends_with_one_message_and_code_3(cli: Cli, tmp_pa
     assert ended.code == Exit.CONFIG
     assert ended.err.startswith("error: ")
     assert "give the right path with --config" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_option_that_does_not_fit_the_configuration_is_wrong_usage_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        fail(ConfigError("--cells", ["it is 7, and has to be 1 to 6"]))
+    assert ended.value.code == Exit.USAGE
+    assert capsys.readouterr().err == "error: --cells: it is 7, and has to be 1 to 6\n"
+
+
+def test_ctrl_c_ends_with_code_130(cli: Cli, config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("datastreamx.config.load_config", interrupted)
+    ended = cli("status", "--config", str(config_file))
+    assert ended.code == 130
     assert "Traceback" not in ended.err
 
 

@@ -56,7 +56,7 @@ def test_wrong_options_are_explained(cli: Cli, config_file: Path, options: tuple
 
 def test_live_dataset_is_refused(cli: Cli, config_file: Path) -> None:
     ended = cli("replay", "--config", str(config_file), "--from", "1h", "--dataset", "datastreamx")
-    assert ended.code == Exit.CONFIG
+    assert ended.code == Exit.USAGE
     assert "every row would be there twice" in ended.err
 
 

@@ -86,7 +86,7 @@ def test_a_store_in_use_is_told(cli: Cli, config_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--cells", "7"], 3, "has to be 1 to events.partitions (6)"),
+        (["--cells", "7"], 2, "error: --cells: it is 7, and has to be 1 to events.partitions (6)"),
         (["--cells", "0"], 2, "--cells"),
         ([], 2, "--cells"),
         (["--cells", "2", "--flow", "news"], 2, "news"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,6 +39,17 @@ def test_no_broker_ends_it_instead_of_waiting_for_ever(
     ended = cli("simulate", "-c", str(config_file), "--ledger", str(tmp_path / "ledger.json"))
     assert ended.code == Exit.UNREACHABLE
     assert "no broker answers" in ended.err
+
+
+def test_broker_that_does_not_acknowledge_every_event_does_not_answer(
+    cli: Cli, config_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("datastreamx.topics.plan_topics", lambda _config: None)
+    monkeypatch.setattr("simulator.fleet.driver.run_fleet", lambda *_: SimpleNamespace(finished=False))
+    monkeypatch.setattr("simulator.fleet.__main__.progress_line", lambda _books: "10 events")
+    ended = cli("simulate", "-c", str(config_file), "--ledger", str(tmp_path / "ledger.json"))
+    assert ended.code == Exit.UNREACHABLE
+    assert "did not acknowledge every event" in ended.err
 
 
 def test_consent_and_key_reach_the_fleet(cli: Cli, config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from datastreamx.cli.output import Exit
 from datastreamx.cli.query.filters import unfiltered_tables
 from datastreamx.cli.status import brokers
 from datastreamx.cli.status.brokers import flow_groups
+from datastreamx.cli.status.letters import count_reasons
 from datastreamx.cli.status.render import render
 from datastreamx.cli.status.report import (
     BigQueryStatus,
@@ -27,7 +29,7 @@ from datastreamx.cli.status.report import (
     exit_code,
     total_lag,
 )
-from datastreamx.cli.status.stores import look_at_processes, look_at_refusal, look_at_store
+from datastreamx.cli.status.stores import look_at_processes, look_at_refusal, look_at_replacement, look_at_store
 from datastreamx.cli.status.tables import freshness_sql, rate_window_ms
 from datastreamx.cli.terminal import show
 from datastreamx.supervisor import Status as Supervision
@@ -36,6 +38,7 @@ from datastreamx.supervisor.status import write_status
 from datastreamx.supervisor.view import Exit as WorkerExit
 from datastreamx.tables import TABLES
 from flows.recovery.quarantine import quarantine, refusal_file
+from flows.recovery.swap import JOURNAL, Kind, Swap, begin, complete
 from tests.builders import T0, config
 from tests.cli.running import Cli
 
@@ -50,6 +53,7 @@ def status(
     kafka: Any = None,
     bigquery: Any = None,
     supervisor: Supervision | None = None,
+    replacing: str | None = None,
 ) -> Status:
     store = Store(directory="recovery/ads-0", files=4, bytes=4096, written_ms=written_ms)
     process = ProcessStatus(name="ads-0", store=store, supervisor=supervisor)
@@ -58,6 +62,7 @@ def status(
         kafka=kafka or KafkaStatus(address="a:1"),
         bigquery=bigquery or BigQueryStatus(address="p.d"),
         flows=[FlowStatus(name="ads", group="g", lags=[*lags], processes=[process])],
+        replacing=replacing,
     )
 
 
@@ -226,6 +231,70 @@ def test_a_refused_store_is_told_until_somebody_has_decided(tmp_path: Path) -> N
     assert look_at_refusal(store) is None
 
 
+def letters(*reasons: str) -> KafkaStatus:
+    counted = count_reasons((reason, T0 - 1_000 * number) for number, reason in enumerate(reasons, 1))
+    return KafkaStatus(address="a:1", dead_letters=3, dead_letter_reasons=counted)
+
+
+def test_dead_letters_are_told_by_reason_with_the_last_of_each() -> None:
+    (note,) = diagnose(status(lag(1, 1), kafka=letters("clock_skew", "invalid", "invalid")))
+    assert note == (
+        "3 records set aside in the dead-letter topic: invalid 2 (last 2.0 s ago), clock_skew 1 (last 1.0 s ago)"
+    )
+
+
+def test_dead_letters_that_are_too_many_to_look_at_are_told_as_such() -> None:
+    (note,) = diagnose(status(lag(1, 1), kafka=letters("invalid")))
+    assert note == "3 records set aside in the dead-letter topic (of 1 of the newest): invalid 1 (last 1.0 s ago)"
+    (note,) = diagnose(status(lag(1, 1), kafka=letters()))
+    assert note == "3 records set aside in the dead-letter topic; each carries its reason in a header"
+
+
+def test_json_has_dead_letters_by_reason() -> None:
+    found: Any = as_json(status(kafka=letters("invalid")))
+    assert found["kafka"]["dead_letter_reasons"] == [{"reason": "invalid", "records": 1, "newest_ms": T0 - 1_000}]
+
+
+def test_metrics_of_a_supervisor_that_lives_are_shown_where_they_are_served(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    address = "http://127.0.0.1:43210/metrics"
+    show(*render(status(lag(1, 1), supervisor=supervision(metrics=address))))
+    assert f"; {address}\n" in capsys.readouterr().out
+    show(*render(status(lag(1, 1), supervisor=supervision(metrics=address, at_ms=T0 - 30_000))))
+    assert address not in capsys.readouterr().out
+    found: Any = as_json(status(supervisor=supervision(metrics=address)))
+    assert found["flows"][0]["processes"][0]["supervisor"]["metrics"] == address
+
+
+@pytest.mark.parametrize("kind", ["rescale", "restore"])
+@pytest.mark.parametrize("at", ["begun", "complete"])
+def test_an_interrupted_replacement_of_stores_is_told_first_with_what_finishes_it(
+    tmp_path: Path, kind: Kind, at: str
+) -> None:
+    swap = Swap(kind=kind, command=f"datastreamx {kind} --as-it-was", aside="aside", old=(), new=())
+
+    def stop(step: str) -> None:
+        if step == at:
+            raise KeyboardInterrupt
+
+    assert look_at_replacement(tmp_path) is None
+    with suppress(KeyboardInterrupt):
+        begin(tmp_path, swap, stop)
+        complete(tmp_path, swap, stop)
+    replacing = look_at_replacement(tmp_path)
+    first, *_ = diagnose(status(lag(None, 1), replacing=replacing))
+    assert f"run `datastreamx {kind} --as-it-was` again, which finishes it or takes it back" in first
+    assert str(tmp_path) in first
+    assert as_json(status(replacing=replacing))["replacing"] == replacing
+
+
+def test_a_journal_that_cannot_be_read_is_told_too(tmp_path: Path) -> None:
+    begin(tmp_path, Swap(kind="rescale", command="", aside="", old=(), new=()), lambda _: None)
+    (tmp_path / ".rescale" / JOURNAL).write_bytes(b"{")
+    assert "journal.json cannot be read" in (look_at_replacement(tmp_path) or "")
+
+
 def test_every_cell_on_this_machine_is_found_in_order_by_its_store_or_its_status(tmp_path: Path) -> None:
     for name in ("ads-10", "ads-2", "ads-cluster", "ads-2.unfinished", "ads-old", "warehouse-0"):
         (tmp_path / name).mkdir()
@@ -297,3 +366,15 @@ def test_outages_of_both_systems_still_give_a_report(
     assert ended.json["kafka"]["is_unreachable"]
     assert "does not answer" in ended.json["bigquery"]["problem"]
     assert [flow["name"] for flow in ended.json["flows"]] == ["ads", "warehouse"]
+
+
+def test_an_interrupted_replacement_reaches_the_command(
+    cli: Cli, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(brokers, "ANSWER_TIMEOUT_S", 0.5)
+    text = config_file.read_text(encoding="utf-8")
+    config_file.write_text(f'{text}\n[recovery]\ndirectory = "{tmp_path}"\n', encoding="utf-8")
+    command = "datastreamx rescale --cells 2"
+    begin(tmp_path, Swap(kind="rescale", command=command, aside="", old=(), new=()), lambda _: None)
+    ended = cli("status", "--config", str(config_file))
+    assert f"run `{command}` again" in ended.out

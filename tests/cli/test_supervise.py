@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from pathlib import Path
@@ -10,8 +11,19 @@ import pytest
 
 from datastreamx.cli.output import Exit
 from datastreamx.cli.supervise import LiveLine, parse_limits
-from datastreamx.supervisor import Limits
+from datastreamx.config import load_config
+from datastreamx.place import ORDINAL_VARIABLE
+from datastreamx.supervisor import Limits, status_path
+from datastreamx.supervisor.lock import alone
 from tests.cli.running import Cli
+
+
+@pytest.fixture
+def config_file(config_file: Path, tmp_path: Path) -> Path:
+    """With a recovery directory that no other process knows."""
+    text = config_file.read_text(encoding="utf-8")
+    config_file.write_text(f'{text}\n[recovery]\ndirectory = "{tmp_path / "recovery"}"\n', encoding="utf-8")
+    return config_file
 
 
 @pytest.fixture
@@ -34,8 +46,54 @@ def test_wrong_configuration_ends_before_a_worker_is_started(cli: Cli, tmp_path:
 @pytest.mark.usefixtures("no_worker")
 def test_ordinal_that_is_none_of_ours_ends_before_a_worker_is_started(cli: Cli, config_file: Path) -> None:
     ended = cli("run", "ads", "--config", str(config_file), "--ordinal", "7")
+    assert (ended.code, ended.err) == (
+        Exit.USAGE,
+        "error: --ordinal: it is 7, but there are 1 cells: it has to be 0 to 0\n",
+    )
+
+
+@pytest.mark.usefixtures("no_worker")
+@pytest.mark.parametrize("text", ["7", "one"])
+def test_ordinal_of_the_environment_that_is_none_of_ours_is_a_wrong_configuration(
+    cli: Cli, config_file: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv(ORDINAL_VARIABLE, text)
+    ended = cli("run", "ads", "--config", str(config_file))
     assert ended.code == Exit.CONFIG
-    assert "--ordinal" in ended.err
+    assert ORDINAL_VARIABLE in ended.err
+
+
+@pytest.mark.usefixtures("no_worker")
+def test_second_supervisor_ends_at_once_and_leaves_the_status_of_the_first_alone(cli: Cli, config_file: Path) -> None:
+    recovery = Path(load_config(config_file).recovery.directory)
+    with alone(recovery, "ads", "ads-0"):
+        status_path(recovery, "ads-0").write_bytes(b"of the first")
+        ended = cli("run", "ads", "--config", str(config_file))
+        assert status_path(recovery, "ads-0").read_bytes() == b"of the first"
+    assert ended.code == Exit.FAILED
+    assert ended.err.startswith(f"error: process {os.getpid()} already runs the flow ads on {recovery / 'ads-0'}")
+    assert f"`kill {os.getpid()}`" in ended.err
+    assert ended.err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("no_worker")
+def test_second_supervisor_blames_the_first_and_not_the_port_that_both_want(cli: Cli, config_file: Path) -> None:
+    recovery = Path(load_config(config_file).recovery.directory)
+    with alone(recovery, "ads", "ads-0"), socket.create_server(("127.0.0.1", 0)) as taken:
+        text = config_file.read_text(encoding="utf-8")
+        config_file.write_text(f"{text}[metrics]\nport = {taken.getsockname()[1]}\n", encoding="utf-8")
+        ended = cli("run", "ads", "--config", str(config_file))
+    assert "already runs the flow" in ended.err
+
+
+@pytest.mark.usefixtures("no_worker")
+def test_recovery_directory_that_cannot_be_made_is_told(cli: Cli, config_file: Path) -> None:
+    recovery = Path(load_config(config_file).recovery.directory)
+    recovery.parent.mkdir(parents=True, exist_ok=True)
+    recovery.write_bytes(b"")
+    ended = cli("run", "ads", "--config", str(config_file))
+    assert ended.code == Exit.FAILED
+    assert "ads-0.supervisor.lock cannot be locked (File exists)" in ended.err
 
 
 @pytest.mark.usefixtures("no_worker")

@@ -69,6 +69,8 @@ def _live(directory: Path, behaviour: str) -> None:  # noqa: C901, PLR0912  one 
         case "hopeless":
             life.pulse.give_up()
             _fail("somebody has to change something", 1)
+        case "exit_2":
+            _fail("wrong usage", 2)
         case "exit_3":
             _fail("wrong configuration", 3)
         case "die":

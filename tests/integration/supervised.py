@@ -17,6 +17,8 @@ from typing import Any
 
 import msgspec
 
+from datastreamx.cli.output import fail
+from datastreamx.errors import DatastreamXError
 from datastreamx.log import configure_logging
 from datastreamx.supervisor import Job, Limits, Status, Supervisor, read_status, status_path
 
@@ -33,9 +35,10 @@ QUICK = Limits(first_delay_s=0.05, longest_delay_s=0.1, tick_s=0.1)
 class Supervised:
     """A supervisor that runs, and what can be seen of it from outside."""
 
-    def __init__(self, process: subprocess.Popen[str], directory: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str], directory: Path, log: Path) -> None:
         self.process = process
         self._directory = directory
+        self._log = log
 
     @property
     def status(self) -> Status | None:
@@ -43,7 +46,7 @@ class Supervised:
 
     @property
     def log(self) -> str:
-        return (self._directory / "log").read_text(encoding="utf-8")
+        return self._log.read_text(encoding="utf-8")
 
     def until(self, holds: Callable[[Status], bool], what: str) -> Status:
         """Wait for a status."""
@@ -53,12 +56,6 @@ class Supervised:
             if found is not None and holds(found):
                 return found
             assert time.monotonic() < deadline_s, f"waited in vain: {what}\n{found}\n{self.log}"
-            time.sleep(0.01)
-
-    def until_logged(self, text: str) -> None:
-        deadline_s = time.monotonic() + WAIT_S
-        while text not in self.log:
-            assert time.monotonic() < deadline_s, f"waited in vain: {text}\n{self.log}"
             time.sleep(0.01)
 
     def until_running(self) -> int:
@@ -81,8 +78,8 @@ class Supervised:
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of an answer."""
-        self.until_logged("/metrics")
-        address = next(word for word in self.log.split() if word.startswith("address=")).removeprefix("address=")
+        address = self.until(lambda status: status.metrics is not None, "it listens").metrics
+        assert address is not None
         try:
             with urllib.request.urlopen(address.replace("/metrics", path), timeout=10) as answer:  # noqa: S310  ours
                 return answer.status, answer.read().decode()
@@ -97,11 +94,12 @@ class Supervised:
 
 @contextmanager
 def supervised(
-    directory: Path, behaviour: str, limits: Limits = QUICK, *, listen: bool = False
+    directory: Path, behaviour: str, limits: Limits = QUICK, *, listen: bool = False, log_name: str = "log"
 ) -> Iterator[Supervised]:
     """A supervisor over a worker that behaves like that. The whole group is killed at the end."""
+    log_path = directory / log_name
     arguments = [str(directory), behaviour, msgspec.json.encode(limits).decode(), str(int(listen))]
-    with (directory / "log").open("w", encoding="utf-8") as log:
+    with log_path.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", _MODULE, *arguments],
             stdout=log,
@@ -111,7 +109,7 @@ def supervised(
             env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
         )
     try:
-        yield Supervised(process, directory)
+        yield Supervised(process, directory, log_path)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -131,7 +129,10 @@ def _supervise(directory: Path, behaviour: str, limits: Limits, *, listen: bool)
     configure_logging(json=False)
     argv = [sys.executable, str(_WORKER), str(directory), behaviour]
     listen_at = ("127.0.0.1", 0) if listen else None
-    verdict = Supervisor(Job(FLOW, STORE, argv, directory, listen_at, ["--permit"]), limits).run()
+    try:
+        verdict = Supervisor(Job(FLOW, STORE, argv, directory, listen_at, ["--permit"]), limits).run()
+    except DatastreamXError as error:
+        fail(error)
     if verdict.message is not None:
         print(f"error: {verdict.message}", file=sys.stderr, flush=True)  # noqa: T201  as the command line does
     return verdict.code

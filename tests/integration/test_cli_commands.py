@@ -22,7 +22,7 @@ from google.cloud import bigquery
 
 from datastreamx import topics
 from datastreamx.cli.output import Exit
-from datastreamx.cli.status import brokers
+from datastreamx.cli.status import brokers, letters
 from datastreamx.clock import SystemClock
 from datastreamx.config import Config, load_config
 from datastreamx.errors import UnsafeTableError
@@ -272,6 +272,24 @@ def test_last_decision_comes_from_the_log_and_freshness_from_the_tables(
     assert 200_000 <= ended.json["bigquery"]["rate_window_ms"] < 260_000
     assert ended.json["kafka"]["dead_letters"] == 2
     assert any("BigQuery lacks the last 3 min" in note for note in ended.json["notes"])
+
+
+def test_dead_letters_are_counted_by_reason_while_nothing_runs(
+    cli: Cli, applied: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = load_config(applied).topics.dead_letters
+    for reason in ("invalid", "clock_skew", "invalid", "malformed", "invalid"):
+        produce(broker, topic, [(0, b"box", b"?")], headers=[("reason", reason.encode())])
+    produce(broker, topic, [(0, b"box", b"?")])
+
+    def counted() -> dict[str, int]:
+        found = cli("status", "-c", str(applied), "--json").json
+        assert found["kafka"]["dead_letters"] == 6
+        return {one["reason"]: one["records"] for one in found["kafka"]["dead_letter_reasons"]}
+
+    assert counted() == {"invalid": 3, "clock_skew": 1, "malformed": 1, "unknown": 1}
+    monkeypatch.setattr(letters, "LETTERS_MAX", 2)
+    assert counted() == {"invalid": 1, "unknown": 1}
 
 
 def test_decision_of_another_release_is_a_problem_that_hides_nothing_of_bigquery(

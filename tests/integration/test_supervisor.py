@@ -159,7 +159,11 @@ def test_supervisor_says_what_a_worker_could_not(tmp_path: Path, behaviour: str,
 
 @pytest.mark.parametrize(
     ("behaviour", "code", "said"),
-    [("hopeless", 1, "error: somebody has to change something"), ("exit_3", 3, "error: wrong configuration")],
+    [
+        ("hopeless", 1, "error: somebody has to change something"),
+        ("exit_2", 2, "error: wrong usage"),
+        ("exit_3", 3, "error: wrong configuration"),
+    ],
 )
 def test_where_a_start_cannot_help_the_workers_word_is_the_last(
     tmp_path: Path, behaviour: str, code: int, said: str
@@ -196,6 +200,38 @@ def test_worker_dies_with_its_supervisor(tmp_path: Path, number: signal.Signals)
 def test_worker_is_of_the_group_of_its_supervisor(tmp_path: Path) -> None:
     with supervised(tmp_path, "well") as one:
         assert os.getpgid(one.until_running()) == one.process.pid
+
+
+def test_second_supervisor_of_a_place_ends_at_once_and_the_first_suffers_nothing(tmp_path: Path) -> None:
+    with supervised(tmp_path, "well") as first:
+        worker = first.until_running()
+        with supervised(tmp_path, "well", log_name="second") as second:
+            assert second.end() == 1
+            assert second.log.startswith(f"error: process {first.process.pid} already runs the flow ads on {tmp_path}")
+            assert second.log.count("\n") == 1
+        now_ms = time.time_ns() // 1_000_000
+        status = first.until(lambda status: status.at_ms > now_ms, "the first one goes on to tell")
+        assert (status.supervisor_pid, status.pid, status.restart_count) == (first.process.pid, worker, 0)
+        assert first.stop() == 0
+
+
+def test_place_of_a_supervisor_that_was_killed_is_free_at_once(tmp_path: Path) -> None:
+    with supervised(tmp_path, "stubborn") as first:
+        first.until_running()
+        assert first.stop(signal.SIGKILL) == -signal.SIGKILL
+        with supervised(tmp_path, "well", log_name="second") as second:
+            second.until(lambda status: status.supervisor_pid == second.process.pid, "the second one tells")
+            second.until_running()
+            assert second.stop() == 0
+
+
+def test_address_on_a_free_port_is_told_while_somebody_answers_there(tmp_path: Path) -> None:
+    with supervised(tmp_path, "well", listen=True) as one:
+        one.until_running()
+        assert one.get("/metrics")[0] == 200
+        assert one.stop() == 0
+        assert one.status is not None
+        assert one.status.metrics is None
 
 
 def test_health_of_a_worker_that_works(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 import threading
@@ -16,8 +17,10 @@ import msgspec
 import pytest
 
 from datastreamx.clock import ManualClock
+from datastreamx.errors import CrashError
 from datastreamx.pulse import Report
 from datastreamx.supervisor.limits import Limits
+from datastreamx.supervisor.lock import alone
 from datastreamx.supervisor.metrics import exposition
 from datastreamx.supervisor.readiness import CatchUp, Readiness
 from datastreamx.supervisor.restarts import Restarts
@@ -289,6 +292,26 @@ def test_metrics_of_the_worker_are_passed_on_past_any_proxy_or_left_out(
     assert status == HTTPStatus.OK
     assert (b"worker_is 1\n" in body) is is_passed_on
     assert b"datastreamx_worker_up 1.0\n" in body
+
+
+# One per place
+
+
+def test_place_has_one_supervisor_at_a_time_and_others_are_told_who(tmp_path: Path) -> None:
+    with alone(tmp_path / "recovery", "ads", "ads-0"):
+        with pytest.raises(CrashError, match=rf"^process {os.getpid()} already runs the flow ads on .*/ads-0, "):
+            alone(tmp_path / "recovery", "ads", "ads-0").__enter__()
+        with alone(tmp_path / "recovery", "ads", "ads-1"):
+            pass
+    with alone(tmp_path / "recovery", "ads", "ads-0"):
+        pass
+
+
+def test_holder_whose_number_found_no_room_is_another_process(tmp_path: Path) -> None:
+    with alone(tmp_path, "ads", "ads-0"):
+        (tmp_path / "ads-0.supervisor.lock").write_bytes(b"")
+        with pytest.raises(CrashError, match=r"^another process already runs .*: stop that one first, or give"):
+            alone(tmp_path, "ads", "ads-0").__enter__()
 
 
 # Status file

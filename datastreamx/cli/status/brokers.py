@@ -8,6 +8,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
+from datastreamx.cli.status.letters import read_reasons
 from datastreamx.cli.status.report import KafkaStatus, Lag, LastDecision
 from datastreamx.clock import Clock
 from datastreamx.config import Config
@@ -60,6 +61,8 @@ def ask_brokers(config: Config, clock: Clock) -> KafkaStatus:
                 for flow, group in flow_groups(config).items()
             }
             ends = _ends(consumer, partitions, clock)
+            held = {one: (end.low, end.offset) for one, end in ends.items() if one[0] == topics.dead_letters}
+            reasons = read_reasons(consumer, held, clock)
         finally:
             consumer.close()
         lags = {flow: _lags(committed, ends) for flow, committed in progress.items()}
@@ -74,6 +77,7 @@ def ask_brokers(config: Config, clock: Clock) -> KafkaStatus:
         newest_event_ms=max((_time_ms(end) for end in _of(ends, topics.events)), default=None) or None,
         last_decision=last_decision,
         dead_letters=sum(end.offset - end.low for end in _of(ends, topics.dead_letters)),
+        dead_letter_reasons=reasons,
     )
 
 

@@ -10,11 +10,11 @@ from datastreamx.cli.terminal import next_step, show, working
 
 
 def status(config: ConfigOption = DEFAULT_CONFIG, *, as_json: JsonOption = False) -> None:
-    """Show what each flow does, lag per partition, freshness per table and decisions per minute.
+    """Show what each flow does, lag per partition, freshness per table, decisions per minute, dead letters by reason.
 
-    Processes and their stores are those of this machine. Offsets are those that the flows committed with their last
-    snapshot, so a lag of an epoch is normal. Exit code 4: Kafka or BigQuery does not answer; the rest is shown all the
-    same.
+    Processes, where they serve their metrics, and their stores are those of this machine; so is a rescale or a restore
+    that was interrupted. Offsets are those that the flows committed with their last snapshot, so a lag of an epoch is
+    normal. Exit code 4: Kafka or BigQuery does not answer; the rest is shown all the same.
 
     Examples:
     - `datastreamx status --config datastreamx.toml`

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datastreamx.cli.status.brokers import ask_brokers, flow_groups
 from datastreamx.cli.status.report import FlowStatus, Status
-from datastreamx.cli.status.stores import look_at_processes
+from datastreamx.cli.status.stores import look_at_processes, look_at_replacement
 from datastreamx.cli.status.tables import ask_bigquery
 from datastreamx.clock import Clock
 from datastreamx.config import Config
@@ -31,4 +31,10 @@ def probe(config: Config, clock: Clock) -> Status:
         )
         for name, group in flow_groups(config).items()
     ]
-    return Status(at_ms=clock.now_ms(), kafka=kafka, bigquery=bigquery, flows=flows)
+    return Status(
+        at_ms=clock.now_ms(),
+        kafka=kafka,
+        bigquery=bigquery,
+        flows=flows,
+        replacing=look_at_replacement(recovery),
+    )

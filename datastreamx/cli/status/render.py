@@ -14,6 +14,7 @@ from datastreamx.cli.status.report import (
     Status,
     diagnose,
     ended,
+    is_heard_of,
     total_lag,
 )
 from datastreamx.cli.terminal import indented, table
@@ -84,7 +85,9 @@ def _process(at_ms: int, process: ProcessStatus) -> str:
     last = supervisor.last_exit
     # An end that somebody asked for is nothing that it was restarted after.
     why = f", the last time {ended(last)}" if count and last is not None and last.reason is not None else ""
-    return f"{supervisor.stage.replace('_', ' ')}{doing}, {since}; {plural(count, 'restart')}{why}; {snapshot}"
+    stage = supervisor.stage.replace("_", " ")
+    metrics = f"; {supervisor.metrics}" if supervisor.metrics and is_heard_of(at_ms, supervisor) else ""
+    return f"{stage}{doing}, {since}; {plural(count, 'restart')}{why}; {snapshot}{metrics}"
 
 
 def _offset(offset: int | None) -> str:

@@ -101,6 +101,19 @@ class LastDecision(msgspec.Struct, frozen=True, kw_only=True):
     currency: str | None
 
 
+class DeadLetterReason(msgspec.Struct, frozen=True, kw_only=True):
+    """Records that were set aside for one reason.
+
+    Attributes:
+        records: Among those that were looked at.
+        newest_ms: Kafka time of the newest one.
+    """
+
+    reason: str
+    records: int
+    newest_ms: int
+
+
 class KafkaStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What the brokers tell.
 
@@ -109,6 +122,7 @@ class KafkaStatus(msgspec.Struct, frozen=True, kw_only=True):
         is_unreachable: They do not answer; else they answer that something is missing.
         newest_event_ms: Kafka time of the newest record of box-events.
         dead_letters: Records held in the dead-letter topic, at least.
+        dead_letter_reasons: Why, the most frequent first; of the newest, if there are too many to look at all.
     """
 
     address: str
@@ -118,6 +132,7 @@ class KafkaStatus(msgspec.Struct, frozen=True, kw_only=True):
     newest_event_ms: int | None = None
     last_decision: LastDecision | None = None
     dead_letters: int | None = None
+    dead_letter_reasons: list[DeadLetterReason] = []
 
 
 class TableStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,12 +160,17 @@ class BigQueryStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything, at one moment."""
+    """Everything, at one moment.
+
+    Attributes:
+        replacing: That a rescale or a restore on this machine was interrupted, or is under way, and what finishes it.
+    """
 
     at_ms: int
     kafka: KafkaStatus
     bigquery: BigQueryStatus
     flows: list[FlowStatus]
+    replacing: str | None = None
 
 
 def exit_code(status: Status) -> ExitCode:
@@ -163,7 +183,9 @@ def exit_code(status: Status) -> ExitCode:
 
 def diagnose(status: Status) -> list[str]:
     """What deserves attention, one line each with what to do."""
-    notes = [note for flow in status.flows for note in _flow_notes(status, flow)]
+    # First: as long as it lasts, nothing else that is advised here can be done.
+    notes = [] if status.replacing is None else [f"{status.replacing}; no flow starts before"]
+    notes += [note for flow in status.flows for note in _flow_notes(status, flow)]
     last = status.kafka.last_decision
     landed = next((table.newest_ms for table in status.bigquery.tables if table.name == "ad_decisions"), None)
     if last is not None and status.bigquery.problem is None:
@@ -173,9 +195,23 @@ def diagnose(status: Status) -> list[str]:
                 f"BigQuery lacks the last {duration(behind_ms)} of decisions: is `datastreamx run warehouse` running?"
             )
     if status.kafka.dead_letters:
-        letters = plural(status.kafka.dead_letters, "record")
-        notes.append(f"{letters} set aside in the dead-letter topic; each carries its reason in a header")
+        notes.append(_dead_letters_note(status.at_ms, status.kafka.dead_letters, status.kafka.dead_letter_reasons))
     return notes
+
+
+def _dead_letters_note(at_ms: int, held: int, reasons: list[DeadLetterReason]) -> str:
+    head = f"{plural(held, 'record')} set aside in the dead-letter topic"
+    if not reasons:
+        return f"{head}; each carries its reason in a header"
+    looked_at = sum(one.records for one in reasons)
+    of = "" if looked_at >= held else f" (of {looked_at:,} of the newest)"
+    told = ", ".join(f"{one.reason} {one.records:,} (last {_ago(at_ms, one.newest_ms)})" for one in reasons)
+    return f"{head}{of}: {told}"
+
+
+def is_heard_of(at_ms: int, supervisor: Supervision) -> bool:
+    """Whether a supervisor wrote lately, and so lives."""
+    return at_ms - supervisor.at_ms <= STALE_SUPERVISOR_MS
 
 
 def _flow_notes(status: Status, flow: FlowStatus) -> list[str]:
@@ -206,7 +242,7 @@ def _process_notes(at_ms: int, flow: str, process: ProcessStatus) -> list[str]:
     if supervisor.stage == "given_up":
         how = ended(supervisor.last_exit)
         return [f"{name} gave up {_ago(at_ms, supervisor.since_ms)}: {how}; read its log, then start {start} again"]
-    if at_ms - supervisor.at_ms > STALE_SUPERVISOR_MS:
+    if not is_heard_of(at_ms, supervisor):
         return [
             f"{name} was last heard of {_ago(at_ms, supervisor.at_ms)}: its supervisor is gone, start {start} again"
         ]

@@ -9,9 +9,11 @@ from pathlib import Path
 import msgspec
 
 from datastreamx.cli.status.report import ProcessStatus, Store
+from datastreamx.errors import StateMismatchError
 from datastreamx.supervisor import read_status, status_path
 from datastreamx.supervisor.status import SUFFIX
 from flows.recovery.quarantine import Refusal, refusal_file
+from flows.recovery.swap import unfinished_rescale
 
 
 def look_at_processes(recovery: Path, flow: str, expected: str) -> list[ProcessStatus]:
@@ -42,6 +44,14 @@ def look_at_refusal(store: Path) -> str | None:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return f"{path} cannot be read"
     return None
+
+
+def look_at_replacement(recovery: Path) -> str | None:
+    """A rescale or a restore of the stores below `recovery` that was interrupted, or is under way; in words."""
+    try:
+        return unfinished_rescale(recovery)
+    except StateMismatchError as error:
+        return str(error)
 
 
 def look_at_store(directory: Path) -> Store:
