@@ -32,10 +32,17 @@ def live_warehouse_ports(process: Process) -> WarehousePorts:
     def dead_letters() -> DeadLetterWriter:
         return DeadLetterWriter(config, "warehouse.dead_letters", Outside(on_wait=pulse.beat))
 
+    source = WarehouseSource(
+        config, place=process.place, pulse=pulse, stop=process.stop, accept_store=process.accept_store
+    )
+
+    def waits() -> None:
+        pulse.beat()
+        # The source is not asked while the sink waits. Without this the flow would seem to be ready during an outage.
+        source.tell_lag()
+
     tables = tuple(TABLES.values())
     return WarehousePorts(
-        log=WarehouseSource(
-            config, place=process.place, pulse=pulse, stop=process.stop, accept_store=process.accept_store
-        ),
-        bigquery=BigQuerySink(config.bigquery, tables, dead_letters, topics=config.topics, on_wait=pulse.beat),
+        log=source,
+        bigquery=BigQuerySink(config.bigquery, tables, dead_letters, topics=config.topics, on_wait=waits),
     )

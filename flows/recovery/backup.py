@@ -202,14 +202,21 @@ class _Copy:
         """As a start of the flow would."""
         return check_store(folder, steps_of(self.flow, self.config, self.place))
 
-    def still(self) -> StoreContents:
-        """Byte by byte, with the logs that a killed process has left; these are folded in, for read-only places."""
-        self.check(self.store)
+    def take(self) -> None:
+        """Byte by byte, with the logs that a killed process has left. Only this needs the lock of the store."""
         parts = part_files(self.store)
         logs = [path.with_name(f"{path.name}-wal") for path in parts]
         self._begin()
         for path in (*parts, *(log for log in logs if log.exists())):
             shutil.copyfile(path, self.copy / path.name)
+
+    def still(self) -> StoreContents:
+        """Check what was taken, and fold the logs in, for places that cannot be written."""
+        try:
+            self.check(self.copy)
+        except DamagedStoreError as error:
+            # The copy is what the store is, and goes away with this.
+            raise DamagedStoreError(str(error).replace(str(self.copy), str(self.store))) from None
         for path in part_files(self.copy):
             with closing(sqlite3.connect(path, isolation_level=None)) as part:
                 part.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -257,13 +264,17 @@ def _back_up(config: Config, flow: str, store: Path, copy: Path, sleep: Callable
     place = Place(manifest.mode, manifest.ordinal, manifest.cells)
     check_manifest(store, manifest, manifest_of(flow, config, place))
     job = _Copy(config, flow, place, store, copy)
+    is_still = True
     with ExitStack() as held:
         try:
             held.enter_context(locked(store))
         except CrashError:
-            contents = job.live(sleep)
+            is_still = False
         else:
-            contents = job.still()
+            # No longer than copying takes: a worker that is started meanwhile finds the store in use, and its
+            # supervisor gives up after a few of these.
+            job.take()
+    contents = job.still() if is_still else job.live(sleep)
     sync_directory(copy)
     return _record(flow, store.name, copy, manifest, contents)
 

@@ -9,7 +9,7 @@ import msgspec
 
 from flows.recovery.durable import write_durably
 from flows.recovery.part import damage
-from flows.recovery.store import StoreContents
+from flows.recovery.store import FIRST_EPOCH, StoreContents
 
 FILE = "last-start.json"
 
@@ -34,18 +34,31 @@ def check_last_start(contents: StoreContents) -> None:
     Raises:
         DamagedStoreError: The store lacks what it held, or the file cannot be read.
     """
-    path = contents.directory / FILE
-    now = _of(contents)
-    try:
-        last = msgspec.json.decode(path.read_bytes(), type=LastStart)
-    except FileNotFoundError:
-        last = None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise damage(path, f"it cannot be read: {error}") from None
+    last, now = _read(contents), _of(contents)
     if last is not None:
         _compare(contents, last, now)
     if now != last:
-        write_durably(path, msgspec.json.encode(now))
+        write_durably(contents.directory / FILE, msgspec.json.encode(now))
+
+
+def had_begun(contents: StoreContents) -> bool:
+    """Whether something was durable at the last start.
+
+    Raises:
+        DamagedStoreError: The file cannot be read.
+    """
+    last = _read(contents)
+    return last is not None and last.resume_epoch > FIRST_EPOCH
+
+
+def _read(contents: StoreContents) -> LastStart | None:
+    path = contents.directory / FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=LastStart)
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise damage(path, f"it cannot be read: {error}") from None
 
 
 def _of(contents: StoreContents) -> LastStart:

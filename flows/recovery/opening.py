@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 
 from datastreamx.clock import Clock
 from datastreamx.config import Config
-from datastreamx.errors import CrashError, DamagedStoreError, StateMismatchError
+from datastreamx.errors import CrashError, DamagedStoreError, DatastreamXError, StateMismatchError
 from datastreamx.log import get_logger
 from datastreamx.place import Place
 from flows.panics import ENDS, sqlite_failure
 from flows.recovery.durable import sync_directory
 from flows.recovery.guard import check_store
-from flows.recovery.last_start import check_last_start
+from flows.recovery.last_start import check_last_start, had_begun
 from flows.recovery.lock import locked
 from flows.recovery.manifest import Manifest, check_manifest, manifest_of, read_manifest, write_manifest
 from flows.recovery.part import PATTERN, connect
@@ -35,7 +35,8 @@ _log = get_logger("recovery")
 def opened_store(flow: str, config: Config, place: Place, clock: Clock) -> Iterator[RecoveryConfig]:
     """Recovery store of `flow` at `place`, for this process alone until the context ends.
 
-    Of the processes of a cluster one keeps the store; the others have an empty folder.
+    Of the processes of a cluster one keeps the store; the others have an empty folder. A start that fails before
+    anything is durable leaves no store behind: an empty one would be taken for one that is in use.
 
     Raises:
         StateMismatchError: It was made for another configuration, or it is refused: now, or since an earlier start.
@@ -43,9 +44,10 @@ def opened_store(flow: str, config: Config, place: Place, clock: Clock) -> Itera
     """
     directory = Path(config.recovery.directory) / place.store_name(flow)
     with locked(directory):
+        is_empty = False
         try:
             if place.keeps_store:
-                _open(directory, flow, config, place, clock)
+                is_empty = _open(directory, flow, config, place, clock)
             else:
                 _open_empty(directory)
         except (OSError, sqlite3.Error) as error:
@@ -53,7 +55,12 @@ def opened_store(flow: str, config: Config, place: Place, clock: Clock) -> Itera
                 f"recovery store {directory} cannot be used: {error}. If the disk is full or read-only, make room and "
                 "start again: the flow goes on at its last snapshot"
             ) from error
-        yield RecoveryConfig(str(directory))
+        try:
+            yield RecoveryConfig(str(directory))
+        except DatastreamXError:
+            if is_empty:
+                _take_back(directory)
+            raise
 
 
 def open_store(directory: Path, stores: int, manifest: Manifest | None = None) -> RecoveryConfig:
@@ -82,7 +89,7 @@ def make_store(directory: Path, stores: int, manifest: Manifest | None) -> None:
     Raises:
         CrashError: The disk is full, read-only, or something else is in its place.
     """
-    unfinished = directory.with_name(f".{directory.name}.unfinished")
+    unfinished = _unfinished(directory)
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +111,40 @@ def make_store(directory: Path, stores: int, manifest: Manifest | None) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _open(directory: Path, flow: str, config: Config, place: Place, clock: Clock) -> None:
+def holds_nothing(directory: Path) -> bool:
+    """Whether a flow would begin anew there: without a store, or with one in which nothing has ever been durable."""
+    if not directory.exists() or not any(directory.iterdir()):
+        return True
+    try:
+        contents = read_store(directory)
+        return contents.is_empty and not had_begun(contents)
+    except CrashError:  # what cannot be read may hold something
+        return False
+
+
+def remove_store(directory: Path) -> None:
+    """Remove a store, or an empty folder in its place, as a whole: half a store would be taken for a foreign one."""
+    doomed = _unfinished(directory)
+    shutil.rmtree(doomed, ignore_errors=True)
+    if directory.exists():
+        directory.replace(doomed)
+        sync_directory(directory.parent)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _unfinished(directory: Path) -> Path:
+    """Where a store is made, or unmade; removed with the next one that is."""
+    return directory.with_name(f".{directory.name}.unfinished")
+
+
+def _take_back(directory: Path) -> None:
+    with suppress(OSError, sqlite3.Error):  # the error that ends the flow is the one to tell
+        if holds_nothing(directory):
+            remove_store(directory)
+
+
+def _open(directory: Path, flow: str, config: Config, place: Place, clock: Clock) -> bool:
+    """Make or check the store; whether nothing is durable in it."""
     replaced = unfinished_rescale(directory.parent)
     if replaced is not None:
         raise StateMismatchError(replaced)
@@ -112,7 +152,7 @@ def _open(directory: Path, flow: str, config: Config, place: Place, clock: Clock
     wanted = manifest_of(flow, config, place)
     if not directory.exists() or not any(directory.iterdir()):
         make_store(directory, wanted.stores, wanted)
-        return
+        return True
     check_manifest(directory, read_manifest(directory), wanted)
     try:
         contents = check_store(directory, steps_of(flow, config, place))
@@ -121,6 +161,7 @@ def _open(directory: Path, flow: str, config: Config, place: Place, clock: Clock
         now = datetime.fromtimestamp(clock.now_ms() / 1000, UTC)
         raise quarantine(directory, str(error), now) from None
     _drop_unfinished(contents)
+    return contents.is_empty
 
 
 def _open_empty(directory: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from datastreamx.config import Config
-from datastreamx.errors import ConfigError, CrashError, DatastreamXError, StateMismatchError
+from datastreamx.errors import ConfigError, CrashError, StateMismatchError
 from datastreamx.place import Place
 from flows.recovery.guard import check_store
 from flows.recovery.inventory import FlowStores, Locks, all_stores
@@ -25,10 +25,9 @@ from flows.recovery.swap import (
     OnStep,
     Swap,
     aside_name,
-    begin,
-    complete,
     disk_errors_told,
     finish,
+    replacing,
     require_no_other,
     told,
     unfinished,
@@ -247,14 +246,8 @@ def _replace(wanted: Rescale, plans: Sequence[_Plan], now: datetime, on_step: On
         old=tuple(name for plan in plans for name in plan.found.names),
         new=tuple(name for plan in plans for name in plan.names),
     )
-    place = begin(directory, swap, on_step)
-    try:
+    with replacing(directory, swap, on_step) as place:
         _build(wanted, plans, place, on_step)
-    except (DatastreamXError, OSError, KeyboardInterrupt):
-        # Nothing was changed, and the flows may go on as they were.
-        finish(directory, swap, on_step)
-        raise
-    complete(directory, swap, on_step)
     return swap
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from datastreamx.config import Config
-from datastreamx.errors import DatastreamXError, RetryableError, StateMismatchError
+from datastreamx.errors import RetryableError, StateMismatchError
 from flows.ports.notices import GROUP as NOTICES_GROUP
 from flows.recovery.backup import StoreRecord, check_copy, read_backup
 from flows.recovery.inventory import Locks, store_names
@@ -22,10 +22,9 @@ from flows.recovery.swap import (
     OnStep,
     Swap,
     aside_name,
-    begin,
-    complete,
     disk_errors_told,
     finish,
+    replacing,
     require_no_other,
     unfinished,
 )
@@ -249,15 +248,9 @@ def _replace(
         old=tuple(old),
         new=tuple(one.store for one in chosen),
     )
-    place = begin(directory, swap, on_step)
-    try:
+    with replacing(directory, swap, on_step) as place:
         for one in chosen:
             shutil.copytree(wanted.source / one.store, place / one.store)
             check_copy(wanted.config, place / one.store, one)
             on_step(f"copied {one.store}")
-    except (DatastreamXError, OSError, KeyboardInterrupt):
-        # Nothing was changed.
-        finish(directory, swap, on_step)
-        raise
-    complete(directory, swap, on_step)
     return swap

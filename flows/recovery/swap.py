@@ -17,7 +17,7 @@ from typing import Literal
 
 import msgspec
 
-from datastreamx.errors import CrashError, StateMismatchError
+from datastreamx.errors import CrashError, DatastreamXError, StateMismatchError
 from flows.recovery.durable import sync_directory, write_durably
 
 JOURNAL = "journal.json"
@@ -123,6 +123,21 @@ def begin(directory: Path, swap: Swap, on_step: OnStep) -> Path:
     _write(place / JOURNAL, swap)
     on_step("begun")
     return place
+
+
+@contextmanager
+def replacing(directory: Path, swap: Swap, on_step: OnStep) -> Iterator[Path]:
+    """An empty folder to build and check the stores `swap.new` in; they replace the old ones when the context ends.
+
+    If it ends by an error of ours, nothing is changed, and the flows may go on as they were.
+    """
+    place = begin(directory, swap, on_step)
+    try:
+        yield place
+    except (DatastreamXError, OSError, KeyboardInterrupt):
+        finish(directory, swap, on_step)
+        raise
+    complete(directory, swap, on_step)
 
 
 def complete(directory: Path, swap: Swap, on_step: OnStep) -> None:

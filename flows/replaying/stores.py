@@ -16,7 +16,7 @@ from datastreamx.place import Place
 from flows.recovery.durable import sync_directory
 from flows.recovery.lock import locked
 from flows.recovery.manifest import Manifest, manifest_of
-from flows.recovery.opening import open_store
+from flows.recovery.opening import holds_nothing, open_store, remove_store
 from flows.recovery.quarantine import refusal_file
 from flows.recovery.swap import unfinished_rescale
 
@@ -57,7 +57,7 @@ class Site:
         return self.building.with_name(f"{self.building.name}.json")
 
     def require_vacancy(self) -> None:
-        """Check that no store is where the finished one belongs, and none is on its way there.
+        """Check that no store is where the finished one belongs, and none is on its way there. An empty one may be.
 
         Raises:
             StateMismatchError: There is one.
@@ -67,7 +67,7 @@ class Site:
         replaced = unfinished_rescale(self.target.parent)
         if replaced is not None:
             raise StateMismatchError(replaced)
-        if self.target.exists() and any(self.target.iterdir()):
+        if not holds_nothing(self.target):
             raise StateMismatchError(
                 f"there is a recovery store in {self.target}: if it is sound, `datastreamx run ads` goes on with it, "
                 "and nothing has to be replayed. If it is not, stop the flow, move the folder away and start the "
@@ -108,6 +108,7 @@ class Site:
             if self.building.exists():
                 self.require_vacancy()
                 try:
+                    remove_store(self.target)
                     self.building.replace(self.target)
                     sync_directory(self.target.parent)
                 except OSError as error:

@@ -16,13 +16,10 @@ from sources.kafka.chunks import chunks_of
 from sources.kafka.history import Beginning, History
 from sources.kafka.layouts import event_layouts
 from sources.kafka.positions import Layout
-from sources.kafka.reader import PartitionReader
+from sources.kafka.reader import MakeReader, PartitionReader
 from sources.kafka.start import StartPosition
 
 GROUP = "datastreamx-ads"
-
-MakeReader = Callable[[Layout, str], PartitionReader]
-"""From what to read and the client id to a reader that was not started."""
 
 
 class EventSource(FixedPartitionedSource[tuple[str, Chunk], bytes]):

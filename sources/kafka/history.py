@@ -73,7 +73,10 @@ class History:
 
     def take(self) -> bytes:
         """A snapshot, for the recovery store."""
-        self._lineages = {number: lineage.after_snapshot() for number, lineage in self._lineages.items()}
+        is_proven = self._reader.has_committed
+        self._lineages = {
+            number: lineage.after_snapshot(is_proven=is_proven) for number, lineage in self._lineages.items()
+        }
         self._unproven = Positions.of(self._layout, self._reader.positions, self._lineages)
         return self._unproven.seal()
 

@@ -58,8 +58,13 @@ class PartitionState:
 
     @property
     def has_ended(self) -> bool:
-        """Whether all was handed on, and nothing came since the last end-of-partition event, or ever will."""
-        return not self._held and (self.is_over or self.fetch_offset == self._end_offset)
+        """Whether all was handed on, and nothing came since the last end-of-partition event, or ever will.
+
+        The event alone does not do: right after its leader moved, a partition may tell of an end below records that
+        were acknowledged (see `TailReader`).
+        """
+        is_at_end = self.fetch_offset == self._end_offset and self.fetch_offset >= self._high
+        return not self._held and (self.is_over or is_at_end)
 
     @property
     def is_holding(self) -> bool:

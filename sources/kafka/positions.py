@@ -72,7 +72,10 @@ class Positions(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def held(self) -> dict[PartitionId, Held]:
         """What the witness is asked about."""
-        return {one: Held(offset, self.lineages[one[1]]) for one, offset in self.next_offsets.items()}
+        return {
+            (topic, number): Held(offset, self.lineages[number], self.lineages[number].replaced_at(topic))
+            for (topic, number), offset in self.next_offsets.items()
+        }
 
     def seal(self) -> bytes:
         """Bytes for the recovery store."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
@@ -99,6 +99,13 @@ class PartitionReader:
         self._partitions: dict[PartitionId, PartitionState] = {}
         self._alignment: Alignment | None = None
         self._publish_at_s = 0.0
+        self._has_committed = False
+        self._is_closed = False
+
+    @property
+    def has_committed(self) -> bool:
+        """Whether the brokers have confirmed a commit of this reader."""
+        return self._has_committed
 
     @property
     def positions(self) -> dict[PartitionId, int]:
@@ -178,9 +185,17 @@ class PartitionReader:
             # An error about no partition in particular names none.
             touched = {message.partition() for message in messages}
             runs = self._alignment.release({number for number in touched if number is not None})
-        if self._clock.monotonic_s() >= self._publish_at_s:
-            self._publish()
+        self.tell_lag()
         return runs
+
+    def tell_lag(self) -> None:
+        """Bring the metrics up to date, once a second.
+
+        `poll` does so. Who keeps the reader from being polled has to call this meanwhile: a lag that was told when all
+        was well must not stand through an outage.
+        """
+        if not self._is_closed and self._clock.monotonic_s() >= self._publish_at_s:
+            self._publish()
 
     def evidence(self) -> dict[PartitionId, Evidence]:
         """What the group has committed of the partitions of this reader; nothing without a group. Blocks.
@@ -209,6 +224,7 @@ class PartitionReader:
     def close(self) -> None:
         """Publish the last counts and leave the brokers."""
         self._publish()
+        self._is_closed = True
         self._consumer.close()
 
     def _first_offsets(
@@ -297,8 +313,11 @@ class PartitionReader:
     def _resume(self, partition: PartitionId) -> None:
         self._consumer.resume([TopicPartition(*partition)])
 
-    def _on_commit(self, error: KafkaError | None, _partitions: list[TopicPartition]) -> None:
-        if error is not None:
+    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        error = error or next((one.error for one in partitions if one.error is not None), None)
+        if error is None:
+            self._has_committed = True
+        else:
             SOURCE_ERRORS.labels(ANY_TOPIC, f"commit_{error.name()}").inc()
 
     def _publish(self) -> None:
@@ -314,9 +333,14 @@ class PartitionReader:
                 SOURCE_BYTES.labels(topic, label).inc(state.bytes)
                 state.records = state.bytes = 0
             marks = self._consumer.get_watermark_offsets(TopicPartition(topic, number), cached=True)
-            lag = 0 if state.has_ended or marks is None else max(0, marks[1] - state.next_offset)
+            # Not by the end that was met last: it is news only if somebody polls.
+            lag = 0 if state.is_over or marks is None else max(0, marks[1] - state.next_offset)
             age_s = (now_ms - state.newest_ms) / 1000 if lag and state.newest_ms else 0.0
             SOURCE_LAG_RECORDS.labels(topic, label).set(lag)
             SOURCE_LAG_SECONDS.labels(topic, label).set(max(0.0, age_s))
             lag_records, lag_s = lag_records + lag, max(lag_s, age_s)
         self._pulse.lag(self._client_id, lag_records, int(lag_s * 1000))
+
+
+MakeReader = Callable[[Layout, str], PartitionReader]
+"""From what to read and the client id to a reader that was not started."""

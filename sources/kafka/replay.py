@@ -14,15 +14,13 @@ from datastreamx.model.log import LogBatch, Tick
 from sources.kafka.chunks import Run, chunks_of
 from sources.kafka.history import Beginning, History
 from sources.kafka.positions import Layout
-from sources.kafka.reader import PartitionReader
+from sources.kafka.reader import MakeReader, PartitionReader
 from sources.kafka.start import StartPosition
+from sources.kafka.warehouse import log_batch
 
 ReplayItem: TypeAlias = Chunk | LogBatch | Tick
 
 PART = "reader-00"
-
-MakeReader = Callable[[Layout, str], PartitionReader]
-"""From what to read and the client id to a reader that was not started."""
 
 
 class ReplaySource(FixedPartitionedSource[ReplayItem, bytes]):
@@ -123,15 +121,4 @@ class ReplayPartition(StatefulSourcePartition[ReplayItem, bytes]):
     def _items(self, run: Run) -> list[Chunk] | list[LogBatch]:
         if run.topic == self._events_topic:
             return chunks_of(run, self._groups)
-        return [_decisions(run)]
-
-
-def _decisions(run: Run) -> LogBatch:
-    return LogBatch(
-        topic=run.topic,
-        partition=run.partition,
-        offsets=[int(message.offset() or 0) for message in run.messages],
-        timestamps_ms=[message.timestamp()[1] for message in run.messages],
-        values=[message.value() or b"" for message in run.messages],
-        headers=[[] for _ in run.messages],
-    )
+        return [log_batch(run)]

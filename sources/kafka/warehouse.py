@@ -16,8 +16,7 @@ from datastreamx.pulse import Pulse
 from sources.kafka.chunks import Run
 from sources.kafka.history import Beginning, History
 from sources.kafka.layouts import log_layouts
-from sources.kafka.positions import Layout
-from sources.kafka.reader import PartitionReader
+from sources.kafka.reader import MakeReader, PartitionReader
 from sources.kafka.start import StartPosition
 
 POLL_BYTES = 8_000_000
@@ -28,9 +27,6 @@ GROUP = "datastreamx-warehouse"
 _BEGINNING = StartPosition("beginning")
 
 SLACK_MS_MAX = 60_000
-
-MakeReader = Callable[[Layout, str], PartitionReader]
-"""From what to read and the client id to a reader that was not started."""
 
 
 def slack_ms(config: Config) -> int:
@@ -81,6 +77,12 @@ class WarehouseSource(FixedPartitionedSource[LogBatch | Tick, bytes]):
         )
         self._beginning = Beginning(start, accept_store=accept_store)
         self._may_read = may_read
+        self._readers: list[PartitionReader] = []
+
+    def tell_lag(self) -> None:
+        """To be called, in the thread of the worker, by a sink that waits long: see `PartitionReader.tell_lag`."""
+        for reader in self._readers:
+            reader.tell_lag()
 
     def list_parts(self) -> list[str]:
         """One per reader. The same on every worker; Bytewax shares them out."""
@@ -91,6 +93,7 @@ class WarehouseSource(FixedPartitionedSource[LogBatch | Tick, bytes]):
         layout = self._layouts[for_part]
         reader = self._make_reader(layout, f"{step_id}.{for_part}")
         history = History.begin(reader, layout, resume_state, self._beginning)
+        self._readers.append(reader)
         return WarehousePartition(
             reader,
             history,

@@ -30,15 +30,24 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
         taken: Snapshots since then.
         instead_of: Lineage that this one knowingly replaced: until the first proof of its own, the witness still tells
             of that one.
+        instead_at: By topic, the committed offset that it knowingly went back from, where the broker keeps no metadata;
+            likewise until the first proof. Unset, and not in a snapshot, where there is none.
     """
 
     id: str
     taken: int = 0
     instead_of: str | None = None
+    instead_at: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
 
-    def after_snapshot(self) -> Lineage:
-        """One snapshot further."""
+    def after_snapshot(self, *, is_proven: bool = False) -> Lineage:
+        """One snapshot further. `is_proven`: the broker has confirmed an earlier one, and tells of this lineage now."""
+        if is_proven:
+            return Lineage(id=self.id, taken=self.taken + 1)
         return msgspec.structs.replace(self, taken=self.taken + 1)
+
+    def replaced_at(self, topic: str) -> int | None:
+        """Committed offset of `topic` that it knowingly went back from."""
+        return None if self.instead_at is msgspec.UNSET else self.instead_at.get(topic)
 
     @property
     def metadata(self) -> str:
@@ -76,10 +85,12 @@ class Held(NamedTuple):
     Attributes:
         offset: Next offset to read.
         lineage: History of the partition.
+        replaced_at: What `Lineage.replaced_at` says of its topic.
     """
 
     offset: int
     lineage: Lineage
+    replaced_at: int | None = None
 
 
 def complaint(held: Held | None, evidence: Evidence) -> str | None:
@@ -88,6 +99,8 @@ def complaint(held: Held | None, evidence: Evidence) -> str | None:
         return f"there is no state, but the flow was seen at offset {evidence.offset}"
     lineage = held.lineage
     if evidence.lineage is None:
+        if evidence.offset == held.replaced_at:
+            return None
         behind = evidence.offset - held.offset
         return f"it is {behind} records behind what the flow has done" if behind > 0 else None
     if evidence.lineage == lineage.id:
@@ -119,22 +132,30 @@ def agree(
         StaleStoreError: They do not agree.
     """
     complaints: list[str] = []
-    replaced: dict[int, str | None] = {}
+    replaced: dict[int, dict[str, Evidence]] = {}
     for partition, told in sorted(evidence.items()):
         problem = complaint(None if held is None else held[partition], told)
         if problem is not None:
             topic, number = partition
             complaints.append(f"{topic}[{number}]: {problem}")
-            replaced.setdefault(number, told.lineage)
+            replaced.setdefault(number, {})[topic] = told
     if complaints and not accept:
         raise StaleStoreError(_refusal(complaints, is_gone=held is None))
     known = {} if held is None else {number: one.lineage for (_, number), one in held.items()}
     return {
-        number: Lineage(id=make_lineage(), instead_of=replaced.get(number))
+        number: _begun(make_lineage(), replaced.get(number, {}))
         if held is None or number in replaced
         else known[number]
         for number in partitions
     }, complaints
+
+
+def _begun(lineage: str, replaced: Mapping[str, Evidence]) -> Lineage:
+    return Lineage(
+        id=lineage,
+        instead_of=next((told.lineage for told in replaced.values() if told.lineage is not None), None),
+        instead_at={topic: told.offset for topic, told in replaced.items() if told.lineage is None} or msgspec.UNSET,
+    )
 
 
 def _refusal(complaints: list[str], *, is_gone: bool) -> str:

@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from itertools import islice
@@ -19,14 +19,17 @@ from datastreamx.clock import SystemClock
 from datastreamx.config import Config
 from datastreamx.errors import CrashError, RetryableError, StateMismatchError
 from datastreamx.place import Place
+from flows.recovery import backup
 from flows.recovery.backup import BackupRecord, StoreRecord, back_up, check_copy, read_backup
+from flows.recovery.guard import check_store
 from flows.recovery.lock import locked
 from flows.recovery.opening import opened_store
 from flows.recovery.quarantine import quarantine, refusal_file
 from flows.recovery.rescale import Rescale, rescale
 from flows.recovery.reshard import places_with_store
 from flows.recovery.restore import Restore, RestoreReport, restore
-from flows.recovery.store import read_store
+from flows.recovery.steps import Step
+from flows.recovery.store import StoreContents, read_store
 from flows.recovery.swap import OnStep, unfinished_rescale
 from sources.kafka.positions import Positions
 from tests.flows import busy_flow
@@ -125,6 +128,30 @@ def test_a_store_that_a_killed_process_left_is_backed_up_with_its_log(tmp_path: 
     # For places that cannot be written, such as a mounted archive: a log would have to be.
     assert {*record.stores[0].files} == {"store.json", *(f"part-{n}.sqlite3" for n in range(busy_flow.FILES))}
     assert {path.name: path.read_bytes() for path in left.iterdir() if not path.name.endswith("-shm")} == before
+
+
+def test_a_store_is_held_no_longer_than_it_takes_to_copy(
+    settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that a supervisor starts meanwhile would find it in use, time and again."""
+    checked: list[str] = []
+
+    def check(directory: Path, steps: Iterable[Step]) -> StoreContents:
+        with locked(store(settings, directory.name)):
+            checked.append(directory.name)
+        return check_store(directory, steps)
+
+    monkeypatch.setattr(backup, "check_store", check)
+    back_up(settings, tmp_path / "copy", NOW, flows=("ads",))
+    assert {*checked} == {"ads-0", "ads-1"}
+
+
+def test_damage_is_told_of_the_store_and_not_of_its_copy(settings: Config, tmp_path: Path) -> None:
+    spoil(store(settings, "ads-1") / "part-0.sqlite3")
+    with pytest.raises(StateMismatchError) as raised:
+        back_up(settings, tmp_path / "copy", NOW)
+    assert str(store(settings, "ads-1")) in str(raised.value)
+    assert "unfinished" not in str(raised.value)
 
 
 def test_copies_whose_files_disagree_are_taken_again(settings: Config, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import random
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -25,14 +25,19 @@ from datastreamx.config import Config
 from datastreamx.model.auction import BidNotice, Decision, NoticeUrls, Outcome
 from datastreamx.model.chunk import DeadLetter
 from datastreamx.model.log import LogBatch
+from datastreamx.place import Place
 from datastreamx.wire.decisions import encode_decision
 from datastreamx.wire.facts import FactBatch, encode_facts
 from flows import notices
-from flows.ports.notices import NoticesPorts
+from flows.ports import Process
+from flows.ports.notices import NoticesPorts, live_notices_ports
+from flows.recovery.part import read_part
 from operators.async_map.executor import Executor
 from operators.notices.notice import Notice
 from operators.notices.outbox import Reply, Result
 from operators.notices.step import NoticePorts
+from operators.split import partition_key
+from sinks.dead_letter.sink import DeadLetterSink
 from tests.builders import T0, config, decision, outcome, shown, winning_ad
 from tests.flows.doubles import Script, ScriptedSource, SnapshotCrashError, run_epochs
 from tests.operators.test_impressions import facts
@@ -303,3 +308,20 @@ def test_crash_before_the_first_durable_snapshot_sends_nothing(settings: Config,
         ports = NoticesPorts(log=source, sending=sending, dead_letters=TestingSink([]))
         run_epochs(notices.build(settings, ports), timedelta(hours=1), tmp_path)
     assert wire.attempts == {}
+
+
+def test_cell_keeps_an_outbox_for_each_of_its_partitions_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a foreign partition would be a key that the guard refuses, and that a re-shard finds twice."""
+    monkeypatch.setattr(DeadLetterSink, "connect", lambda _: None)
+    settings = config(SETTINGS.replace("partitions = 1", "partitions = 4") + "[scaling]\ncells = 2\n")
+    init_db_dir(tmp_path, 1)
+    with ExitStack() as resources:
+        live = live_notices_ports(Process(settings, Place("cells", 1, 2), resources=resources))
+        log = ScriptedSource(Script([LogBatch("box-facts", 1, [], [], [], [])] * 15), ticks=True)
+        ports = NoticesPorts(log=log, sending=live.sending, dead_letters=TestingSink([]))
+        run_epochs(notices.build(settings, ports), timedelta(0), tmp_path)
+    rows = read_part(tmp_path / "part-0.sqlite3").rows
+    keys = {row.state_key for row in rows if row.step_id == "notices.send.outbox"}
+    assert keys == {partition_key(1), partition_key(3)}

@@ -19,6 +19,7 @@ from datastreamx.model.auction import DecidedAuction, Outcome
 from datastreamx.model.log import LogBatch, Tick
 from datastreamx.place import Place
 from flows.ports import Process
+from flows.recovery.opening import open_store
 from flows.recovery.quarantine import refusal_file
 from flows.replaying.house import PastHouse
 from flows.replaying.log import RecentLog
@@ -207,6 +208,15 @@ def test_store_that_is_present_is_never_replaced(settings: Config, builds: Build
         run(settings, builds)
     assert (tmp_path / "ads-0" / "part-0.sqlite3").read_text() == "sound"
     assert builds.spans == []
+
+
+def test_empty_store_that_a_killed_start_has_left_is_no_hindrance(
+    settings: Config, builds: Builds, tmp_path: Path
+) -> None:
+    open_store(tmp_path / "ads-0", 1, builds.site.manifest)
+    run(settings, builds)
+    assert [path.name for path in (tmp_path / "ads-0").iterdir()] == ["part-0.sqlite3"]
+    assert (tmp_path / "ads-0" / "part-0.sqlite3").read_text() == "state"
 
 
 @pytest.mark.parametrize("end", ["stops", "fails"])

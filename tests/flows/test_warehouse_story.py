@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -34,9 +34,13 @@ from datastreamx.tables import (
 from datastreamx.wire.decisions import encode_decision
 from datastreamx.wire.facts import FactBatch, encode_facts
 from flows import warehouse
-from flows.ports.warehouse import WarehousePorts
+from flows.ports import Process
+from flows.ports.warehouse import WarehousePorts, live_warehouse_ports
 from operators.decisions.rows import bid_rows, decision_row, late_row
 from operators.impressions.join import Display, Impression, Push, impression_row
+from sinks.bigquery.sink import BigQuerySink
+from sources.kafka.reader import PartitionReader
+from sources.kafka.warehouse import WarehouseSource
 from tests.builders import T0, outcome, winning_ad
 from tests.flows.doubles import Script, ScriptedSource, SettledSink, SettledTables, run_epochs
 from tests.flows.logs import PARTITIONS, BoxLog, Oracle, draw_logs, facts_from, oracle_of, story_config
@@ -317,3 +321,23 @@ def test_story_holds_what_it_is_about(world: World) -> None:
     matched = [found.push is not None for found in world.impressions]
     assert min(matched.count(True), matched.count(False)) >= 3
     assert all(world.expected().values())
+
+
+class StandingReader:
+    """What nobody polls while BigQuery does not answer."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def tell_lag(self) -> None:
+        self.told += 1
+
+
+def test_source_tells_its_lag_while_bigquery_is_waited_for() -> None:
+    """Else the flow would be ready all through an outage."""
+    ports, reader = live_warehouse_ports(Process(story_config())), StandingReader()
+    assert isinstance(ports.log, WarehouseSource)
+    assert isinstance(ports.bigquery, BigQuerySink)
+    ports.log._readers.append(cast("PartitionReader", reader))
+    ports.bigquery._on_wait()
+    assert reader.told == 1

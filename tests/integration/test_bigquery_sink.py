@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
@@ -326,6 +327,37 @@ def test_a_table_that_does_not_exist_stops_the_loader_after_some_tries(
     with pytest.raises(CrashError, match="4 times in a row: NOT_FOUND"):
         loader.snapshot()
     loading.close()
+
+
+@pytest.mark.parametrize("is_mended", [True, False], ids=["and made anew", "for good"])
+def test_a_table_that_is_dropped_while_it_is_loaded_is_waited_for_and_nothing_is_set_aside(
+    client: bigquery.Client, config: BigQueryConfig, loading: Loading, *, is_mended: bool
+) -> None:
+    loader = loading.start()
+    load(loader, 0, 20)
+    loader.snapshot()
+    loader.tick()
+    while loader._pending_flushes:
+        loader._poll_flushes()
+    client.delete_table(f"{config.project}.{config.dataset}.{EVEN.name}")
+    load(loader, 20, 40)
+    if is_mended:
+        waits = itertools.count()
+
+        def mend() -> None:
+            if next(waits) == 2:
+                apply_tables(client, config, crash_flow.TABLES)
+
+        loading.on_wait = mend
+        loader.snapshot()
+        loader.tick()
+        loader.close()
+        rows, *_ = counts(client, config)
+        assert rows == 20 // 2
+    else:
+        with pytest.raises(CrashError, match=r"4 times in a row: .*`datastreamx apply`.*the rows stay in Kafka"):
+            loader.snapshot()
+    assert loading.letters.accepted == []
 
 
 @pytest.mark.parametrize("scale", [(1, 25), (2, 8)], ids=["1-worker-25-kills", "2-workers-8-kills"])

@@ -8,7 +8,7 @@ is around it:
 - `actors`: boxes, aggregators, receivers of notices.
 - `loop`: the event loop of auctions and notices.
 - `supervised`: kills processes at every phase of their life and starts them again, sometimes with an old store.
-- `history`: puts it together, draws what goes wrong, and lets all come to rest.
+- `history`: puts it together, draws what goes wrong, and lets all come to rest. `size`: how large it is.
 - `verdict`: compares what is there with the oracle of the integration tests, which knows the input alone.
 - `plants`: bugs on purpose, which have to be caught. `coverage`: what has to have happened.
 

@@ -43,6 +43,8 @@ class Fleet:
         self._partitions = config.events.partitions
         self._random = random = world.random("boxes")
         self._left = events
+        # A straggler keeps a small history waiting for longer than all the rest of it takes.
+        self._late_ms_max = random.choice((3_000, 12_000, 60_000))
         self._boxes = [f"stb-{number}" for number in range(random.randint(2, 6))]
         self._skews = {box: random.choice((0, 0, 0, 0, -1_500, 1_500, -40_000, 9_000)) for box in self._boxes}
         self._seqs: Counter[str] = Counter()
@@ -106,7 +108,7 @@ class Fleet:
         copies = 2 if random.random() < 0.1 and not (is_display and box == self._forgetful) else 1
         for _ in range(copies):
             is_late = random.random() < 0.1 and not (is_display and copies > 1)
-            delay_ms = random.randint(1_000, 60_000) if is_late else random.choice((5, 20, 150))
+            delay_ms = random.randint(1_000, self._late_ms_max) if is_late else random.choice((5, 20, 150))
             self._send(box, delay_ms, key, value)
         if random.random() < 0.04:
             poison: list[tuple[bytes | None, bytes | None]] = [

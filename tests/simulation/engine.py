@@ -160,7 +160,7 @@ class Watcher(Protocol):
 class _Step:
     """A node at work."""
 
-    __slots__ = ("awoken", "epoch", "keys", "node", "place", "queues", "sink_names", "timers")
+    __slots__ = ("awoken", "epoch", "keys", "node", "place", "queued", "queues", "sink_names", "timers")
 
     def __init__(self, node: Node, place: int, epoch: int) -> None:
         self.node = node
@@ -169,6 +169,7 @@ class _Step:
         self.keys: dict[str, Any] = {}
         self.awoken: dict[str, None] = {}
         self.timers: dict[str, float] = {}
+        self.queued = 0
         self.queues: dict[int, deque[tuple[int, list[Any]]]] = {place: deque() for place in node.inputs}
         self.sink_names: list[str] = []
 
@@ -212,6 +213,9 @@ class Engine:
         self._watcher = watcher
         first = store.epoch + 1
         self._steps = [_Step(node, place, first) for place, node in enumerate(graph.nodes)]
+        self._source = self._steps[0]
+        # Steps below the source that have not closed the epoch that it has ended.
+        self._open = 0
         self._pending: dict[Key, Any] = {}
         self.is_ending = False
         self.has_ended = False
@@ -225,7 +229,7 @@ class Engine:
     @property
     def epoch(self) -> int:
         """Epoch of the source."""
-        return self._steps[0].epoch
+        return self._source.epoch
 
     def start(self) -> None:
         """Build what the store holds state for, in any order, then the source."""
@@ -238,7 +242,7 @@ class Engine:
             self._watcher.reached("restoring")
             for key, value in by_step.get(step.node.step_id, ()):
                 self._build(step, key, value)
-        source = self._steps[0]
+        source = self._source
         states = dict(by_step.get(source.node.step_id, ()))
         self._watcher.reached("restoring")
         made: FixedPartitionedSource[Any, Any] = self._ends[source.node.step_id]
@@ -247,11 +251,11 @@ class Engine:
 
     def turn(self, *, may_end_epoch: bool) -> bool:
         """Do one thing; tells whether there was one. `may_end_epoch`: the epoch is old enough."""
-        source, now_ms = self._steps[0], self._now_ms()
+        source, now_ms = self._source, self._now_ms()
         is_durable = source.epoch == self._store.epoch + 1
         choices: list[Choice] = []
         if self._queued or not is_durable:
-            self._look_for_items(choices)
+            self._look_for_items(choices, may_close=not is_durable)
         if now_ms >= self._next_timer_ms:
             self._look_for_timers(choices, now_ms)
         if not is_durable:
@@ -268,18 +272,22 @@ class Engine:
         do(step)
         return True
 
-    def _look_for_items(self, choices: list[Choice]) -> None:
-        """Steps that have items of their epoch, or can close it because they have none and get none."""
-        newest = self._steps[0].epoch
-        for step in self._steps[1:]:
+    def _look_for_items(self, choices: list[Choice], *, may_close: bool) -> None:
+        """Steps that have items of their epoch, or can close it because they have none and get none.
+
+        One that nothing has touched in its epoch closes it at once: nobody can tell when.
+        """
+        newest = self._source.epoch
+        for step in self._steps:
             epoch = step.epoch
-            for queue in step.queues.values():
-                if queue and queue[0][0] == epoch:
-                    choices.append((self._work, step))
-                    break
-            else:
-                if epoch < newest and self._may_close(step):
+            if step.queued and any(queue and queue[0][0] == epoch for queue in step.queues.values()):
+                choices.append((self._work, step))
+            elif may_close and epoch < newest and self._may_close(step):
+                if step.awoken or step.timers or self.is_ending:
                     choices.append((self._close, step))
+                else:
+                    step.epoch += 1
+                    self._open -= 1
 
     def _look_for_timers(self, choices: list[Choice], now_ms: int) -> None:
         firsts = [(min(step.timers.values()), step) for step in self._steps if step.timers]
@@ -288,28 +296,32 @@ class Engine:
 
     def _is_complete(self) -> bool:
         """Whether all snapshots of the epoch are taken; from then on they are being written, for a while."""
-        durable = self._store.epoch
-        if self.epoch == durable + 1 or not all(step.epoch > durable + 1 for step in self._steps):
+        epoch = self._source.epoch
+        if self._open or epoch == self._store.epoch + 1:
             return False
-        if self._written_epoch != self.epoch:
-            self._written_epoch = self.epoch
+        if self._written_epoch != epoch:
+            self._written_epoch = epoch
             self._written_ms = self._now_ms() + self._random.choice(WRITE_MS)
         return True
 
     @property
+    def has_items(self) -> bool:
+        """Whether anything is under way between the steps."""
+        return bool(self._queued)
+
+    @property
     def has_work(self) -> bool:
         """Whether anything is under way between the steps, or waits to become durable."""
-        return bool(self._queued) or self.epoch != self._store.epoch + 1
+        return bool(self._queued) or self._source.epoch != self._store.epoch + 1
 
     @property
     def phase(self) -> str:
         """Where the process is, for those who want to kill it there."""
         if self.is_ending:
             return "ending"
-        source = self._steps[0].epoch
-        if source == self._store.epoch + 1:
+        if self._source.epoch == self._store.epoch + 1:
             return "running"
-        return "snapshot" if any(step.epoch < source for step in self._steps) else "commit"
+        return "snapshot" if self._open else "commit"
 
     def logics(self, step_id: str) -> dict[str, Any]:
         """Live logics or parts of a step."""
@@ -322,7 +334,9 @@ class Engine:
     def _deliver(self, routes: list[Route], origin: _Step, items: list[Any]) -> None:
         for mapper, place, further in routes:
             if place is not None:
-                self._steps[place].queues[origin.place].append((origin.epoch, items))
+                step = self._steps[place]
+                step.queues[origin.place].append((origin.epoch, items))
+                step.queued += 1
                 self._queued += 1
             elif mapper is not None and further:
                 out = [*mapper(items)]
@@ -330,26 +344,32 @@ class Engine:
                     self._deliver(further, origin, out)
 
     def _may_close(self, step: _Step) -> bool:
-        return all(self._steps[place].epoch > step.epoch for place in step.node.inputs)
+        steps, epoch = self._steps, step.epoch
+        for place in step.node.inputs:  # noqa: SIM110  a generator costs more than all the rest of this
+            if steps[place].epoch <= epoch:
+                return False
+        return True
 
     def _work(self, step: _Step) -> None:
         """Some items from one of the inputs, all of one epoch."""
         random = self._random
         ready = [queue for queue in step.queues.values() if queue and queue[0][0] == step.epoch]
-        queue = random.choice(ready)
+        queue = ready[0] if len(ready) == 1 else random.choice(ready)
         items: list[Any] = []
+        taken = 0
         for _ in range(random.randint(1, self._grain)):
             if not queue or queue[0][0] != step.epoch:
                 break
             epoch, batch = queue.popleft()
-            self._queued -= 1
             if len(batch) > 1 and random.random() < 1 / self._grain:
                 cut = random.randrange(1, len(batch))
                 queue.appendleft((epoch, batch[cut:]))
-                self._queued += 1
                 items += batch[:cut]
                 break
+            taken += 1
             items += batch
+        step.queued -= taken
+        self._queued -= taken
         grouped: dict[str, list[Any]] = {}
         if step.node.kind == "output":
             for key, value in items:
@@ -418,6 +438,7 @@ class Engine:
             self._watcher.reached("snapshot")
             self._pending[source.node.step_id, part] = logic.snapshot()
         source.epoch += 1
+        self._open = len(self._steps) - 1
         self._watcher.did(f"{source.node.step_id}: epoch {source.epoch - 1} ends")
 
     def _close(self, step: _Step) -> None:
@@ -436,6 +457,7 @@ class Engine:
                 self._pending[step.node.step_id, key] = _DISCARDED
         step.awoken.clear()
         step.epoch += 1
+        self._open -= 1
         self._watcher.did(f"{step.node.step_id}: closes epoch {step.epoch - 1}, {len(keys)} snapshots")
         if self.is_ending:
             step.timers.clear()

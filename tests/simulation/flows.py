@@ -184,8 +184,9 @@ class Process:
         self._consumers: list[SimulatedConsumer] = []
         self._readers: list[PartitionReader] = []
         self._idle_since = -1
+        self._executor = VirtualExecutor(world, self.loop, capacity=random.choice((3, 50)))
         self._parts: dict[str, Any] = {
-            "executor": VirtualExecutor(world, self.loop, capacity=random.choice((3, 50))),
+            "executor": self._executor,
             "clock": world.clock,
             "sender": SimulatedSender(world, self.loop, surroundings.receivers),
         }
@@ -200,7 +201,7 @@ class Process:
     @property
     def is_idle(self) -> bool:
         """Whether no job is under way whose output has not left."""
-        return bool(self._parts["executor"].is_idle)
+        return self._executor.is_idle
 
     @property
     def records_read(self) -> int:
@@ -238,7 +239,7 @@ class Process:
         log = SimulatedDecisionLog(self._around.broker, CONFIG.topics.decisions)
         self._parts["house"] = house
         self._parts["memory"] = DecidedMemory(log, acked, house.learn)
-        executor = self._parts["executor"]
+        executor = self._executor
         return {
             "ads.events": EventSource(
                 CONFIG,

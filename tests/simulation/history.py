@@ -30,9 +30,13 @@ from tests.simulation.bigquery import SimulatedBigQuery
 from tests.simulation.engine import Store
 from tests.simulation.flows import CONFIG, FLOWS, Cell, Surroundings
 from tests.simulation.kafka import Broker
+from tests.simulation.size import class_of, draw_events, scaled
 from tests.simulation.supervised import PHASES, Crash, Supervised
 from tests.simulation.verdict import GOES_ON, Findings, judge
 from tests.simulation.world import Moment, VirtualTime, World
+
+AFTERMATH_MS = (1_000, 4_000, 12_000, 30_000)
+"""How long faults go on after the last event."""
 
 ROUNDS_MAX = 6_000
 """A history that has not come to rest by then is stuck; they take a few hundred."""
@@ -70,16 +74,16 @@ class Options:
     """How a history is run.
 
     Attributes:
-        events: Fewest and most events that boxes send of themselves.
-        crashes: Fewest and most that are planned.
+        crashes: Fewest and most that are planned in a history without events.
+        events_per_crash: For every so many events one more may be planned.
         phases: In which processes die; each as likely as it is often named.
-        epochs_ms: Lengths of epochs; each incarnation of a cell draws one.
+        epochs_ms: Lengths of epochs in a large history; each incarnation of a cell draws one.
         plant: A bug.
         with_trace: Keep every step, and let errors of the product through.
     """
 
-    events: tuple[int, int] = (30, 90)
-    crashes: tuple[int, int] = (2, 5)
+    crashes: tuple[int, int] = (1, 2)
+    events_per_crash: int = 20
     phases: tuple[str, ...] = ("any", "any", *PHASES, "snapshot", "commit", "waiting")
     epochs_ms: tuple[int, ...] = (500, 3_000, 8_000, 15_000)
     plant: Plant | None = None
@@ -103,7 +107,10 @@ class History:
         self.bigquery = SimulatedBigQuery(self.world, _bad_rows)
         self.receivers = Receivers(self.world, CONFIG.aggregators)
         self._around = Surroundings(self.world, self.broker, self.bigquery, self.receivers)
-        self._fleet = Fleet(self.world, self.broker, CONFIG, self._random.randint(*options.events))
+        self._events = draw_events(self._random)
+        self.world.seen[class_of(self._events)] += 1
+        self._epochs_ms = tuple(scaled(longest_ms, self._events) for longest_ms in options.epochs_ms)
+        self._fleet = Fleet(self.world, self.broker, CONFIG, self._events)
         # Like a swarm: not every history has everything, so that each thing has room to go wrong in its own way.
         self.flows = FLOWS if self._random.random() < 0.4 else ("ads", "warehouse")
         self.on_start: list[Callable[[Supervised], None]] = []
@@ -111,9 +118,9 @@ class History:
         for flow in self.flows:
             for place in _places(self._random.choice((1, 1, 1, 2))):
                 self._add((flow, place.ordinal), place, Store())
-        for _ in range(self._random.randint(*options.crashes)):
-            self._plan_crash(self._random.choice(self.cells))
-        self._reshard_round = self._random.randint(10, 150) if self._random.random() < 0.3 else -1
+        self._plan_crashes()
+        is_shared_out = self._random.random() < 0.4
+        self._reshard_round = self._random.randint(10, scaled(150, self._events)) if is_shared_out else -1
 
     def run(self) -> Outcome:
         """Until all has come to rest."""
@@ -122,6 +129,11 @@ class History:
         try:
             with plant(self) if plant is not None else nullcontext():
                 while not self._fleet.is_done:
+                    self._round()
+                    self._trouble()
+                # What was sent last is on its way through the flows, and things go wrong there too.
+                calm_ms = world.clock.now_ms() + self._random.choice(AFTERMATH_MS)
+                while world.clock.now_ms() < calm_ms:
                     self._round()
                     self._trouble()
                 world.is_calm = True
@@ -137,7 +149,7 @@ class History:
         return Outcome(world.seed, broken, world.seen, world.faults, world.trace)
 
     def _add(self, cell: Cell, place: Place, store: Store) -> Supervised:
-        added = Supervised(cell, place, self._around, store, self._options.epochs_ms, self._others_run)
+        added = Supervised(cell, place, self._around, store, self._epochs_ms, self._others_run)
         added.on_start = self.on_start
         self.cells.append(added)
         return added
@@ -152,14 +164,27 @@ class History:
         busy = [cell for cell in self.cells if cell.is_busy and cell.engine is not None and cell.engine.is_ending]
         busy[-1].sleep(max(1, round(seconds * 1000)))
 
-    def _plan_crash(self, cell: Supervised) -> None:
+    def _plan_crashes(self) -> None:
+        """At any time of the history, and half of them soon after another: the second finds what the first has left."""
+        random, (fewest, most) = self._random, self._options.crashes
+        cell, since_ms = self.cells[0], -1
+        for _ in range(random.randint(fewest, most + self._events // self._options.events_per_crash)):
+            if since_ms < 0 or random.random() < 0.5:
+                cell = random.choice(self.cells)
+                # Boxes are done after about so long; what they sent is under way for some seconds more.
+                since_ms = self.world.clock.now_ms() + random.randint(0, 600 * self._events + 6_000)
+            self._plan_crash(cell, since_ms)
+        for cell in self.cells:
+            cell.crashes.sort(key=lambda crash: crash.since_ms)
+
+    def _plan_crash(self, cell: Supervised, since_ms: int) -> None:
         random = self._random
         phase = random.choice(self._options.phases)
-        latest = {"any": 120, "running": 60, "waiting": 12, "restoring": 5}.get(phase, 8)
         if phase == "restoring":
             # Nothing is restored by a process that never died.
-            cell.crashes.append(Crash("any", random.randint(1, 60)))
-        cell.crashes.append(Crash(phase, random.randint(1, latest)))
+            cell.crashes.append(Crash("any", random.randint(1, 30), since_ms))
+        latest = {"any": 50, "running": 30, "waiting": 8, "restoring": 5}.get(phase, 3)
+        cell.crashes.append(Crash(phase, random.randint(1, latest), since_ms))
 
     def _round(self) -> None:
         random = self._random
@@ -247,14 +272,10 @@ class History:
         progress, epochs = self._progress(), self._epochs()
         for _ in range(ROUNDS_MAX):
             self._round()
-            if progress != self._progress():
+            if progress != self._progress() or not all(cell.is_at_rest for cell in self.cells):
                 progress, epochs = self._progress(), self._epochs()
             # What happened last is durable two epochs later, and has been flushed if it ever will be.
-            elif (
-                all(now >= then + 2 for now, then in zip(self._epochs(), epochs, strict=True))
-                and all(cell.is_at_rest for cell in self.cells)
-                and self._is_settled()
-            ):
+            elif all(now >= then + 2 for now, then in zip(self._epochs(), epochs, strict=True)) and self._is_settled():
                 return
         left = [cell.name for cell in self.cells if not cell.is_at_rest]
         raise StuckError(f"after {ROUNDS_MAX} calm rounds {left or 'rows, increments or notices'} are not at rest")

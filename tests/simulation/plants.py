@@ -199,12 +199,14 @@ PLANTS: dict[str, Plant] = {
 }
 """By name."""
 
-_USUAL = Options(crashes=(5, 9))
+_USUAL = Options(crashes=(5, 7), events_per_crash=12)
 
 _UNUSUAL = {
     "early flush": replace(_USUAL, phases=("commit",)),
     "double segments after a re-shard": replace(_USUAL, phases=("running", "durable")),
-    "rows of an unfinished epoch": replace(_USUAL, phases=("snapshot", "commit", "durable"), epochs_ms=(20, 100)),
+    "rows of an unfinished epoch": replace(
+        _USUAL, crashes=(8, 12), phases=("snapshot", "commit", "durable"), epochs_ms=(60, 300)
+    ),
 }
 """Where processes die, and how often they snapshot, to bring a bug to light that needs luck otherwise."""
 

@@ -24,10 +24,11 @@ BigQuery, mostly to settle for a snapshot. restoring: while state is loaded. end
 
 @dataclass
 class Crash:
-    """A process is to die the `countdown`-th time that it passes a phase; `any` counts all of them."""
+    """From a time on a process is to die the `countdown`-th time that it passes a phase; `any` counts all of them."""
 
     phase: str
     countdown: int
+    since_ms: int
 
 
 class RefusedError(Exception):
@@ -77,6 +78,8 @@ class Supervised:
         crash = self.crashes[0] if self.crashes else None
         if crash is None or self._world.is_calm or crash.phase not in {phase, "any"}:
             return
+        if self._world.clock.now_ms() < crash.since_ms:
+            return
         crash.countdown -= 1
         if crash.countdown > 0:
             return
@@ -121,11 +124,11 @@ class Supervised:
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether it runs and has nothing left to do but wait."""
+        """Whether it runs and has nothing left to do but wait, and to end its epochs."""
         engine, process = self.engine, self.process
         if engine is None or process is None or self.is_busy or not process.is_idle:
             return False
-        return not process.has_input() and not engine.has_work
+        return not process.has_input() and not engine.has_items
 
     def sleep(self, duration_ms: int) -> None:
         """The process waits; the world and the other processes do not."""
@@ -138,14 +141,15 @@ class Supervised:
             self.reached("waiting")
 
     def _turn(self) -> bool:
-        engine = self.engine
-        if engine is None:
+        engine, process = self.engine, self.process
+        if engine is None or process is None:
             return False
-        now_ms = self._world.clock.now_ms()
-        if engine.epoch != self._epoch:
-            self._epoch, self._epoch_since_ms = engine.epoch, now_ms
-        # Bytewax may end an epoch at any time; what is under way then is what a snapshot can get wrong.
-        oldest_ms = self._epoch_ms if self.process is None or self.process.is_idle else min(300, self._epoch_ms)
+        now_ms, epoch = self._world.clock.now_ms(), engine.epoch
+        if epoch != self._epoch:
+            self._epoch, self._epoch_since_ms = epoch, now_ms
+        # Bytewax may end an epoch at any time; what is under way then is what a snapshot can get wrong. At the end of a
+        # history short ones let it come to rest sooner.
+        oldest_ms = self._epoch_ms if process.is_idle and not self._world.is_calm else min(300, self._epoch_ms)
         did = engine.turn(may_end_epoch=now_ms - self._epoch_since_ms >= oldest_ms)
         if engine.has_ended:
             self._world.seen["clean ends"] += 1

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -17,12 +18,13 @@ from tests.simulation.coverage import missing
 from tests.simulation.history import History, Options, Outcome, virtual_time
 from tests.simulation.plants import PLANTS, planted
 from tests.simulation.report import failure
+from tests.simulation.size import EVENTS_MAX, EVENTS_MIN, draw_events
 from tests.simulation.verdict import DECISIONS, GOES_ON, NOTICES, ROWS, STATES
 from tests.simulation.world import VirtualTime
 
 FIRST_SEED = 1
-HISTORIES = 150
-SEEDS_PER_PLANT = 150
+HISTORIES = 300
+SEEDS_PER_PLANT = 300
 ROOT = Path(__file__).parents[2]
 
 
@@ -93,6 +95,14 @@ def test_the_command_shares_histories_out_to_processes_and_sums_up() -> None:
     # Two histories are too few to have seen every fault, and the command says so.
     assert run.returncode == 1
     assert summary["missing"]
+
+
+def test_most_histories_are_small_and_some_are_larger_than_any_test_would_be_by_hand() -> None:
+    sizes = sorted(draw_events(Random(seed)) for seed in range(2_000))
+    assert sizes[0] == EVENTS_MIN
+    assert sizes[1_000] < 20
+    assert sum(size >= 90 for size in sizes) >= 20
+    assert 200 < sizes[-1] <= EVENTS_MAX
 
 
 def test_different_seeds_are_different_histories() -> None:

@@ -71,6 +71,7 @@ class FakeConsumer:
         self.evidence: dict[tuple[str, int], tuple[int, str | None]] = {}
         self.paused: set[tuple[str, int]] = set()
         self.closed = False
+        self.confirms = True
         self.clock = clock or ManualClock()
         self.properties: dict[str, Any] = {}
 
@@ -143,6 +144,8 @@ class FakeConsumer:
         self.commits.append(offsets)
         for one in offsets:
             self.evidence[one.topic, one.partition] = (one.offset, one.metadata)
+        if self.confirms:
+            self.properties["on_commit"](None, offsets)
 
     def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
         self._maybe_fail(timeout)

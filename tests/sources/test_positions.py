@@ -31,6 +31,13 @@ def test_the_bytes_of_version_2_are_read_for_ever() -> None:
     assert POSITIONS.seal() == seal(written)
 
 
+def test_what_a_lineage_has_replaced_survives_a_restart() -> None:
+    lineages = {**LINEAGES, 1: Lineage(id="0a1b2c3d", instead_at={"facts": 12})}
+    read = read_positions(Positions.of(LAYOUT, OFFSETS, lineages).seal())
+    assert read.lineages == lineages
+    assert {one: held.replaced_at for one, held in read.held.items() if held.replaced_at} == {("facts", 1): 12}
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -76,6 +76,20 @@ def test_it_is_caught_up_only_when_every_partition_has_ended_and_nothing_came_si
     assert states == [False, True, False, False, True]
 
 
+def test_an_end_that_is_told_below_the_known_end_is_none() -> None:
+    """Right after its leader moved, a partition may tell so of records that were acknowledged."""
+    consumer = FakeConsumer(
+        polls=[[record(0), end(1), end(0, partition=1)], [record(1), end(2)], [record(2), end(3)]],
+        watermarks={0: (0, 3), 1: (0, 0)},
+    )
+    reader = started(consumer)
+    states: list[bool] = []
+    for _ in range(3):
+        reader.poll(10)
+        states.append(reader.caught_up)
+    assert states == [False, False, True]
+
+
 def test_an_end_behind_markers_that_are_no_records_moves_the_position() -> None:
     reader = started(FakeConsumer(polls=[[record(0), end(2), end(0, partition=1)]]))
     reader.poll(10)
@@ -226,6 +240,31 @@ def test_records_bytes_and_lag_are_published_once_a_second() -> None:
     reader.poll(10)
     assert metric("datastreamx_source_lag_records", **labels) == 0
     assert metric("datastreamx_source_lag_seconds", **labels) == 0
+
+
+def test_lag_grows_while_nobody_polls() -> None:
+    """As while a sink waits out an outage: what was told when all was well must not stand."""
+    consumer = FakeConsumer(polls=[[record(0), end(1), end(0, partition=1)]], watermarks={0: (0, 1), 1: (0, 0)})
+    reader = started(consumer)
+    reader.poll(10)
+    labels = {"topic": TOPIC, "partition": "0"}
+    assert metric("datastreamx_source_lag_records", **labels) == 0
+    consumer.watermarks[0] = (0, 5_001)
+    reader.tell_lag()
+    assert metric("datastreamx_source_lag_records", **labels) == 0
+    consumer.clock.advance(60_000)
+    reader.tell_lag()
+    assert metric("datastreamx_source_lag_records", **labels) == 5_000
+    assert metric("datastreamx_source_lag_seconds", **labels) >= 60
+
+
+def test_lag_is_not_asked_of_a_client_that_is_closed() -> None:
+    consumer = FakeConsumer()
+    reader = started(consumer)
+    reader.close()
+    consumer.watermarks.clear()
+    consumer.clock.advance(60_000)
+    reader.tell_lag()
 
 
 def test_a_fatal_client_error_stops_the_flow() -> None:

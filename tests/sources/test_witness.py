@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, TopicPartition
 
 from datastreamx.config import KafkaConfig
 from datastreamx.errors import RetryableError, StaleStoreError
@@ -17,8 +18,14 @@ from sources.kafka.witness import Evidence, Held, Lineage, agree, complaint, par
 from tests.sources.fake_kafka import LAYOUT, TOPIC, FakeConsumer, failure, record
 
 
-def held(offset: int = 10, lineage: str = "aa", taken: int = 5, instead_of: str | None = None) -> Held:
-    return Held(offset, Lineage(id=lineage, taken=taken, instead_of=instead_of))
+def held(
+    offset: int = 10,
+    lineage: str = "aa",
+    taken: int = 5,
+    instead_of: str | None = None,
+    replaced_at: int | None = None,
+) -> Held:
+    return Held(offset, Lineage(id=lineage, taken=taken, instead_of=instead_of), replaced_at)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +62,8 @@ def test_metadata_is_read_back_as_written() -> None:
         pytest.param(held(9), Evidence(10), "1 records behind", id="old, by the offset alone"),
         pytest.param(held(10), Evidence(10), None, id="at the offset"),
         pytest.param(held(11), Evidence(10), None, id="beyond the offset"),
+        pytest.param(held(9, replaced_at=10), Evidence(10), None, id="accepted by the offset, and not yet proven"),
+        pytest.param(held(9, replaced_at=10), Evidence(11), "2 records behind", id="accepted, and proven since"),
         pytest.param(None, Evidence(10, "aa", 5), "there is no state", id="gone"),
         pytest.param(None, Evidence(0), "there is no state", id="gone, by the offset alone"),
     ],
@@ -186,10 +195,56 @@ def test_a_broker_that_keeps_no_metadata_still_testifies_by_the_offset() -> None
     reader.poll(10)
     new = history.take()
     history.prove()
-    consumer.evidence = {one: (offset, "") for one, (offset, _) in consumer.evidence.items()}
+    forget_metadata(consumer)
     with pytest.raises(StaleStoreError, match=r"events\[0\]: it is 1 records behind"):
         begin(consumer, old)
     begin(consumer, new)
+
+
+@pytest.mark.parametrize("lost", ["an old store", "all of it"])
+def test_what_was_accepted_without_metadata_stays_so_until_the_first_proof_and_no_longer(lost: str) -> None:
+    consumer = FakeConsumer(polls=[[record(0), record(1)]], watermarks={0: (0, 2), 1: (0, 0)})
+    history, reader = begin(consumer)
+    old = history.take()
+    reader.poll(10)
+    history.take()
+    history.prove()
+    forget_metadata(consumer)
+
+    accepted, reader = begin(consumer, old if lost == "an old store" else None, accept=True)
+    state = accepted.take()
+    begin(consumer, state)  # crashed before the first proof: the broker still tells of what was replaced
+    consumer.confirms = False
+    accepted.prove()
+    forget_metadata(consumer)
+    begin(consumer, state)
+
+    # Lost on the way, as far as anybody knows.
+    assert unsealed(accepted.take()).replaced_at(TOPIC) == 2
+    reader._on_commit(None, [])
+    proven = accepted.take()
+    assert unsealed(proven) == Lineage(id=unsealed(state).id, taken=unsealed(state).taken + 2)
+    consumer.evidence[A] = (2, "")  # the flow has come there again
+    with pytest.raises(StaleStoreError, match="2 records behind"):
+        begin(consumer, proven)
+
+
+def forget_metadata(consumer: FakeConsumer) -> None:
+    consumer.evidence = {one: (offset, "") for one, (offset, _) in consumer.evidence.items()}
+
+
+def unsealed(state: bytes) -> Lineage:
+    return decode_positions(state, LAYOUT).lineages[0]
+
+
+def test_a_commit_that_the_brokers_refuse_for_one_partition_is_none() -> None:
+    consumer = FakeConsumer()
+    _, reader = begin(consumer)
+    refused = SimpleNamespace(error=KafkaError(KafkaError.NOT_COORDINATOR))
+    reader._on_commit(None, [refused])
+    assert not reader.has_committed
+    reader._on_commit(None, [TopicPartition(*A)])
+    assert reader.has_committed
 
 
 def test_a_reader_without_a_group_asks_nobody_and_commits_nothing() -> None:

@@ -13,13 +13,13 @@ import msgspec
 import pytest
 from bytewax.inputs import AbortExecution
 
-from datastreamx.errors import CrashError, DamagedStoreError, StateMismatchError
+from datastreamx.errors import CrashError, DamagedStoreError, DatastreamXError, StaleStoreError, StateMismatchError
 from datastreamx.place import Place
 from flows.panics import sqlite_failure
 from flows.recovery import part
 from flows.recovery.lock import locked
 from flows.recovery.manifest import FILE, manifest_of, read_manifest
-from flows.recovery.opening import open_store, opened_store
+from flows.recovery.opening import holds_nothing, open_store, opened_store
 from flows.recovery.pickles import write_pickle
 from flows.recovery.quarantine import refusal_file
 from flows.recovery.steps import FLOWS, steps_of
@@ -85,6 +85,60 @@ def test_store_that_cannot_be_made_says_what_to_do(site: Site) -> None:
     site.store.parent.write_text("in the way")
     with pytest.raises(CrashError, match=r"disk full or read-only"):
         site.open()
+
+
+def fail_with(error: DatastreamXError, site: Site, seen: str, last: int = 100_000) -> None:
+    """One start in place of the ads flow's, which fails as soon as its source is `seen` there for the fourth time."""
+    met = 0
+
+    def fail(place: str, _: str) -> None:
+        nonlocal met
+        met += place.startswith(seen)
+        if met >= (1 if seen == "numbers" else 4):
+            raise error
+
+    with opened_store("ads", site.config, site.place, CLOCK):
+        try:
+            run(site.store, last, seen=fail)
+        except Exception as wrapped:  # Bytewax chooses its kind
+            raise error from wrapped
+
+
+def test_start_that_is_refused_leaves_no_store_where_none_was(site: Site) -> None:
+    with pytest.raises(StaleStoreError, match="the flow ran before"):
+        fail_with(StaleStoreError("it is empty although the flow ran before"), site, "numbers")
+    assert [path.name for path in site.store.parent.iterdir()] == ["ads-0.lock"]
+    site.open()
+
+
+def test_empty_store_that_a_killed_start_has_left_goes_with_the_next_refused_one(site: Site) -> None:
+    site.open()
+    with pytest.raises(StaleStoreError):
+        fail_with(StaleStoreError("it is empty although the flow ran before"), site, "numbers")
+    assert not site.store.exists()
+
+
+def test_start_that_fails_keeps_what_was_durable_before(used: Site) -> None:
+    before = used.read()
+    with pytest.raises(CrashError, match="no broker"), opened_store("ads", used.config, used.place, CLOCK):
+        raise CrashError("no broker")
+    assert used.read() == before
+
+
+def test_first_start_that_fails_keeps_what_it_has_made_durable(site: Site) -> None:
+    with pytest.raises(CrashError, match="no broker"):
+        fail_with(CrashError("no broker"), site, "snapshot")
+    assert not read_store(site.store).is_empty
+
+
+def test_store_that_lost_all_since_the_last_start_is_not_taken_for_an_empty_one(used: Site) -> None:
+    assert not holds_nothing(used.store)
+    used.open()
+    execute(used.store, "DELETE FROM snaps")
+    for table in ("exs", "fronts", "commits"):
+        execute(used.store, f"DELETE FROM {table}")  # noqa: S608  our own names
+    assert used.read().is_empty
+    assert not holds_nothing(used.store)
 
 
 def test_store_of_a_flow_is_resumed_from(used: Site) -> None:
