@@ -134,7 +134,7 @@ def _run_flow(flow: Dataflow, directory: Path) -> None:
     cli_main(
         flow,
         epoch_interval=timedelta(seconds=EPOCH_S),
-        recovery_config=open_store(directory / "store", 1),
+        recovery_config=open_store(directory / "store"),
     )
 
 

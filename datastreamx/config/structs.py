@@ -286,13 +286,10 @@ class RecoveryConfig(_Section, frozen=True, kw_only=True):
 
     Attributes:
         directory: One folder per flow is made below it.
-        stores: SQLite files per flow; fixed when the store is made. One serves a few hundred key groups, and each more
-            costs about four fsyncs per epoch, during which the flow stands still.
     """
 
     directory: str = "datastreamx-data/recovery"
     epoch_ms: Annotated[int, Meta(ge=100, le=60_000)] = 1_000
-    stores: Annotated[int, Meta(ge=1, le=128)] = 1
 
 
 class ScalingConfig(_Section, frozen=True, kw_only=True):

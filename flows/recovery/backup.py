@@ -1,8 +1,7 @@
 """Copies of recovery stores, taken while their flows run or not.
 
-SQLite copies a file consistently while it is being written. A store of several files is consistent only if all are of
-one moment: a read transaction is opened on each before the first is copied, and the copies are used only if every one
-has committed exactly the last epoch that is durable. An epoch that ends in between is tried again.
+SQLite copies a file consistently while it is being written, and a store is one file: a copy is what a kill at that
+moment would leave.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ import hashlib
 import os
 import shutil
 import sqlite3
-import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,7 +20,7 @@ from urllib.parse import quote
 import msgspec
 
 from datastreamx.config import Config
-from datastreamx.errors import CrashError, DamagedStoreError, RetryableError, StateMismatchError
+from datastreamx.errors import CrashError, DamagedStoreError, StateMismatchError
 from datastreamx.place import Place
 from flows.recovery.durable import sync_directory, write_durably
 from flows.recovery.guard import check_store
@@ -31,16 +28,12 @@ from flows.recovery.inventory import store_names
 from flows.recovery.lock import locked
 from flows.recovery.manifest import FILE as MANIFEST
 from flows.recovery.manifest import Manifest, check_manifest, manifest_of, read_manifest
-from flows.recovery.part import PATTERN, read_part
 from flows.recovery.steps import FLOWS, steps_of
 from flows.recovery.store import StoreContents, part_files
 from flows.recovery.swap import OnStep, unfinished_rescale
 
 RECORD = "backup.json"
 FORMAT = 1
-
-ATTEMPTS = 40
-PAUSE_S = 0.05
 
 
 class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,14 +87,13 @@ class BackupRecord(msgspec.Struct, frozen=True, kw_only=True):
     stores: tuple[StoreRecord, ...]
 
 
-def back_up(  # noqa: PLR0913 - all but three by name, each with a default
+def back_up(
     config: Config,
     target: Path,
     now: datetime,
     *,
     flows: tuple[str, ...] = (),
     on_step: OnStep = lambda _: None,
-    sleep: Callable[[float], None] = time.sleep,
 ) -> BackupRecord:
     """Copy the stores of this machine into the new folder `target`, and check the copies as a start would.
 
@@ -111,12 +103,10 @@ def back_up(  # noqa: PLR0913 - all but three by name, each with a default
         now: UTC.
         flows: Which; empty: all that have a store here.
         on_step: Told of every step that is done.
-        sleep: Between two attempts.
 
     Raises:
         StateMismatchError: There is no store, one is damaged, of another configuration, or is being replaced.
         CrashError: `target` holds something, or cannot be written.
-        RetryableError: A flow closed its epochs so fast that no consistent copy was met.
     """
     directory = Path(config.recovery.directory)
     replaced = unfinished_rescale(directory)
@@ -137,7 +127,7 @@ def back_up(  # noqa: PLR0913 - all but three by name, each with a default
         records = []
         for flow, names in found.items():
             for name in names:
-                records.append(_back_up(config, flow, directory / name, draft / name, sleep))
+                records.append(_back_up(config, flow, directory / name, draft / name))
                 on_step(f"copied {name}")
         record = BackupRecord(taken_at=now, stores=tuple(records))
         write_durably(draft / RECORD, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
@@ -222,44 +212,26 @@ class _Copy:
                 part.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return self.check(self.copy)
 
-    def live(self, sleep: Callable[[float], None]) -> StoreContents:
-        """While a process writes."""
-        why = "an epoch ended in between"
-        for _ in range(ATTEMPTS):
-            self._begin()
-            self._copy_parts()
-            try:
-                contents = self.check(self.copy)
-                if _is_of_one_moment(self.copy, contents):
-                    return contents
-            except DamagedStoreError as error:
-                # So does a copy look whose files are of different epochs.
-                why = str(error)
-            sleep(PAUSE_S)
-        raise RetryableError(f"no consistent copy of {self.store} was met in {ATTEMPTS} attempts ({why}); try again")
+    def live(self) -> StoreContents:
+        """While a process writes: one transaction of SQLite, so the copy is what a kill at that moment would leave."""
+        self._begin()
+        for path in part_files(self.store):
+            # Never `immutable`, and with no wish to write: who is running must not notice.
+            url = f"file:{quote(str(path))}?mode=ro"
+            with (
+                closing(sqlite3.connect(url, uri=True, isolation_level=None)) as source,
+                closing(sqlite3.connect(self.copy / path.name, isolation_level=None)) as target,
+            ):
+                source.backup(target)
+        return self.check(self.copy)
 
     def _begin(self) -> None:
         shutil.rmtree(self.copy, ignore_errors=True)
         self.copy.mkdir()
         shutil.copyfile(self.store / MANIFEST, self.copy / MANIFEST)
 
-    def _copy_parts(self) -> None:
-        with ExitStack() as stack:
-            sources: list[tuple[str, sqlite3.Connection]] = []
-            for path in part_files(self.store):
-                # Never `immutable`, and with no wish to write: who is running must not notice.
-                url = f"file:{quote(str(path))}?mode=ro"
-                source = stack.enter_context(closing(sqlite3.connect(url, uri=True, isolation_level=None)))
-                sources.append((path.name, source))
-            for _, source in sources:
-                source.execute("BEGIN")
-                source.execute("SELECT commit_epoch FROM commits").fetchall()
-            for name, source in sources:
-                with closing(sqlite3.connect(self.copy / name, isolation_level=None)) as target:
-                    source.backup(target)
 
-
-def _back_up(config: Config, flow: str, store: Path, copy: Path, sleep: Callable[[float], None]) -> StoreRecord:
+def _back_up(config: Config, flow: str, store: Path, copy: Path) -> StoreRecord:
     manifest = read_manifest(store)
     place = Place(manifest.mode, manifest.ordinal, manifest.cells)
     check_manifest(store, manifest, manifest_of(flow, config, place))
@@ -274,19 +246,9 @@ def _back_up(config: Config, flow: str, store: Path, copy: Path, sleep: Callable
             # No longer than copying takes: a worker that is started meanwhile finds the store in use, and its
             # supervisor gives up after a few of these.
             job.take()
-    contents = job.still() if is_still else job.live(sleep)
+    contents = job.still() if is_still else job.live()
     sync_directory(copy)
     return _record(flow, store.name, copy, manifest, contents)
-
-
-def _is_of_one_moment(copy: Path, contents: StoreContents) -> bool:
-    """Whether each file has committed the last durable epoch: neither more, nor less.
-
-    Less would do for a store whose process is dead. Here a file may have been copied before it got the rows of an epoch
-    of which another one says already that it is durable; rows come before the commit, so the commit is the proof.
-    """
-    commits = {read_part(path).commit_epoch or 0 for path in copy.glob(PATTERN)}
-    return commits == {contents.resume_epoch - 1}
 
 
 def _record(flow: str, name: str, copy: Path, manifest: Manifest, contents: StoreContents) -> StoreRecord:

@@ -34,7 +34,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         topics: Names of the topics that the positions in the store belong to, by their key in `[topics]`.
         partitions: `events.partitions`.
         groups_per_partition: `events.groups_per_partition`.
-        stores: Number of SQLite files.
         steps: Version of the snapshots of each stateful step; 0 for a sink without state.
     """
 
@@ -46,7 +45,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     topics: dict[str, str]
     partitions: int
     groups_per_partition: int
-    stores: int
     steps: dict[str, int]
 
 
@@ -65,7 +63,6 @@ def manifest_of(flow: str, config: Config, place: Place) -> Manifest:
         topics=dict([first, ("decisions", topics.decisions)]),
         partitions=config.events.partitions,
         groups_per_partition=config.events.groups_per_partition,
-        stores=config.recovery.stores,
         steps={step.step_id: step.version for step in steps_of(flow, config, place)},
     )
 
@@ -138,8 +135,6 @@ def _layout_problems(found: Manifest, wanted: Manifest) -> Iterator[str]:
         had, has = getattr(found, name), getattr(wanted, name)
         if had != has:
             yield f"it was made for events.{name} = {had}, which is {has} now and is fixed for ever: change it back"
-    if found.stores != wanted.stores:
-        yield f"it has {found.stores} files, and recovery.stores is {wanted.stores} now: change it back"
 
 
 def _step_problems(found: dict[str, int], wanted: dict[str, int]) -> Iterator[str]:

@@ -25,7 +25,7 @@ from flows.recovery.manifest import Manifest, check_manifest, manifest_of, read_
 from flows.recovery.part import PATTERN, connect
 from flows.recovery.quarantine import quarantine, require_no_refusal
 from flows.recovery.steps import steps_of
-from flows.recovery.store import StoreContents, part_files, read_store
+from flows.recovery.store import FILES, StoreContents, part_files, read_store
 from flows.recovery.swap import unfinished_rescale
 
 _log = get_logger("recovery")
@@ -63,27 +63,21 @@ def opened_store(flow: str, config: Config, place: Place, clock: Clock) -> Itera
             raise
 
 
-def open_store(directory: Path, stores: int, manifest: Manifest | None = None) -> RecoveryConfig:
+def open_store(directory: Path, manifest: Manifest | None = None) -> RecoveryConfig:
     """A store of somebody's own, on which no flow runs yet; made with `manifest` if there is none.
 
     Raises:
         DamagedStoreError: It is there and damaged.
-        StateMismatchError: It has another number of files.
         CrashError: It cannot be made or read.
     """
     if not directory.exists() or not any(directory.iterdir()):
-        make_store(directory, stores, manifest)
+        make_store(directory, manifest)
         return RecoveryConfig(str(directory))
-    contents = read_store(directory)
-    if contents.parts != stores:
-        raise StateMismatchError(
-            f"recovery store {directory} has {contents.parts} files, recovery.stores is {stores}: set it back"
-        )
-    _drop_unfinished(contents)
+    _drop_unfinished(read_store(directory))
     return RecoveryConfig(str(directory))
 
 
-def make_store(directory: Path, stores: int, manifest: Manifest | None) -> None:
+def make_store(directory: Path, manifest: Manifest | None) -> None:
     """Make a store beside its place and move it there as a whole: half a store would be taken for another one.
 
     Raises:
@@ -95,7 +89,7 @@ def make_store(directory: Path, stores: int, manifest: Manifest | None) -> None:
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         # It holds raw box ids and what they watched.
         unfinished.mkdir(mode=0o700)
-        init_db_dir(unfinished, stores)
+        init_db_dir(unfinished, FILES)
         if manifest is not None:
             write_manifest(unfinished, manifest)
         unfinished.replace(directory)
@@ -151,7 +145,7 @@ def _open(directory: Path, flow: str, config: Config, place: Place, clock: Clock
     require_no_refusal(directory)
     wanted = manifest_of(flow, config, place)
     if not directory.exists() or not any(directory.iterdir()):
-        make_store(directory, wanted.stores, wanted)
+        make_store(directory, wanted)
         return True
     check_manifest(directory, read_manifest(directory), wanted)
     try:

@@ -255,7 +255,7 @@ def _build(wanted: Rescale, plans: Sequence[_Plan], place: Path, on_step: OnStep
     for plan in plans:
         for name, store in zip(plan.names, plan.new, strict=True):
             rows = {key: value for key, value in store.rows.items() if value is not None}
-            write_store(place / name, plan.flow, rows, files=wanted.config.recovery.stores)
+            write_store(place / name, plan.flow, rows)
             write_manifest(place / name, manifest_of(plan.flow, wanted.config, store.place))
             on_step(f"built {name}")
     for plan in plans:

@@ -24,6 +24,7 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 
 from datastreamx.errors import CrashError
 from flows.panics import ENDS, sqlite_failure
+from flows.recovery.store import FILES
 
 Rows: TypeAlias = Mapping[tuple[str, str], bytes]
 """Value by (step id, state key)."""
@@ -31,7 +32,7 @@ Rows: TypeAlias = Mapping[tuple[str, str], bytes]
 _Item: TypeAlias = tuple[tuple[str, str], bytes]
 
 
-def write_store(directory: Path, flow: str, rows: Rows, *, files: int) -> None:
+def write_store(directory: Path, flow: str, rows: Rows) -> None:
     """Make the folder `directory`, and in it a store that holds exactly `rows`, as after a clean stop.
 
     Call it in the main thread; it takes one start of Bytewax (about 0.1 s).
@@ -40,14 +41,13 @@ def write_store(directory: Path, flow: str, rows: Rows, *, files: int) -> None:
         directory: Must not exist; the folder above it must.
         flow: Name of the flow, with which all step ids begin.
         rows: Without any it becomes a store without a snapshot.
-        files: SQLite files of the store, `recovery.stores`.
 
     Raises:
         CrashError: The store cannot be written; part of it may be left behind.
     """
     try:
         directory.mkdir(mode=0o700)
-        init_db_dir(directory, files)
+        init_db_dir(directory, FILES)
         if rows:
             cli_main(
                 _copying(flow, rows),

@@ -60,7 +60,7 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
 def digest_of(config: Config) -> str:
     """Digest of what rows and state follow from."""
     events = config.events
-    counts = (events.partitions, events.groups_per_partition, events.max_clock_skew_ms, config.recovery.stores)
+    counts = (events.partitions, events.groups_per_partition, events.max_clock_skew_ms)
     parts = (config.topics, counts, config.viewing, config.warehouse.decision_memory_ms)
     secret = config.privacy.box_key_secret.reveal().encode()
     payload = msgspec.json.encode(parts) + hashlib.sha256(secret).digest()
@@ -118,7 +118,7 @@ def require_same(marker: Marker, request: Request, rules: str, path: Path) -> No
     if marker.rules != rules:
         raise StateMismatchError(
             f"the replay that {path} tells of began under another configuration of topics, events, viewing, "
-            f"warehouse, box_key_secret or recovery.stores: change it back, or {_abandon(path)}"
+            f"warehouse or box_key_secret: change it back, or {_abandon(path)}"
         )
 
 

@@ -29,13 +29,11 @@ class Site:
 
     Attributes:
         building: The store that the replay writes.
-        stores: Files that it has.
         target: Where it belongs when it is finished; unset for a replay of rows, whose store is of no further use.
         manifest: Of the store at `target`.
     """
 
     building: Path
-    stores: int
     target: Path | None = None
     manifest: Manifest | None = None
 
@@ -44,12 +42,12 @@ class Site:
         """Of the store of the ads flow at `place`."""
         target = Path(config.recovery.directory) / place.store_name(ADS)
         building = target.with_name(f"{target.name}.replay")
-        return cls(building, config.recovery.stores, target, manifest_of(ADS, config, place))
+        return cls(building, target, manifest_of(ADS, config, place))
 
     @classmethod
     def of_rows(cls, config: Config, dataset: str) -> Site:
         """Of rows on their way into `dataset`."""
-        return cls(Path(config.recovery.directory) / f"replay-{dataset}", config.recovery.stores)
+        return cls(Path(config.recovery.directory) / f"replay-{dataset}")
 
     @property
     def marker(self) -> Path:
@@ -91,7 +89,7 @@ class Site:
 
     def open(self) -> RecoveryConfig:
         """The store that is being built; raises what `open_store` does."""
-        return open_store(self.building, self.stores, self.manifest)
+        return open_store(self.building, self.manifest)
 
     def install(self) -> None:
         """Move the finished store to its place; nothing tells of the replay any more.

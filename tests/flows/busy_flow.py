@@ -34,14 +34,13 @@ from tests.flows import stores as made_up
 from tests.flows.toy_flow import StatelessSink
 
 PARTITIONS = 8
-FILES = 4
 PLACE = Place()
 
 Item = tuple[str, tuple[str, int]]
 
 
 def configured(directory: Path) -> Config:
-    return made_up.settings(PARTITIONS, f'[recovery]\ndirectory = "{directory}"\nstores = {FILES}\n')
+    return made_up.settings(PARTITIONS, f'[recovery]\ndirectory = "{directory}"\n')
 
 
 def numbers(contents: StoreContents) -> set[int]:

@@ -101,7 +101,7 @@ def write(directory: Path, flow: str, settings: Config, stores: Sequence[Store])
         # Many tests begin with the same stores, and a copy takes a tenth of the time.
         made = _MADE.setdefault((msgspec.json.encode(manifest), *rows.items()), Path(_FOLDER.name) / str(len(_MADE)))
         if not made.exists():
-            write_store(made, flow, rows, files=settings.recovery.stores)
+            write_store(made, flow, rows)
             write_manifest(made, manifest)
         shutil.copytree(made, directory / one.place.store_name(flow))
 

@@ -213,7 +213,7 @@ def test_store_that_is_present_is_never_replaced(settings: Config, builds: Build
 def test_empty_store_that_a_killed_start_has_left_is_no_hindrance(
     settings: Config, builds: Builds, tmp_path: Path
 ) -> None:
-    open_store(tmp_path / "ads-0", 1, builds.site.manifest)
+    open_store(tmp_path / "ads-0", builds.site.manifest)
     run(settings, builds)
     assert [path.name for path in (tmp_path / "ads-0").iterdir()] == ["part-0.sqlite3"]
     assert (tmp_path / "ads-0" / "part-0.sqlite3").read_text() == "state"

@@ -100,7 +100,7 @@ def configured(directory: Path, mode: Mode = "cells", cells: int = 1) -> Config:
     scaling = f"addresses = {addresses}" if mode == "cluster" else f"cells = {cells}"
     return made_up.settings(
         PARTITIONS,
-        f'[recovery]\ndirectory = "{directory}"\nstores = 2\n[scaling]\nmode = "{mode}"\n{scaling}\n',
+        f'[recovery]\ndirectory = "{directory}"\n[scaling]\nmode = "{mode}"\n{scaling}\n',
     )
 
 
@@ -116,7 +116,7 @@ def test_cells_become_others_and_hold_the_same(disk: Disk) -> None:
         assert report.state == "done"
         assert disk.accounts(cells) == before
     manifest = read_manifest(disk.directory / "ads-3")
-    assert (manifest.cells, manifest.ordinal, manifest.stores) == (5, 3, 2)
+    assert (manifest.cells, manifest.ordinal) == (5, 3)
 
 
 def test_cells_become_a_cluster_and_the_other_way_round(disk: Disk) -> None:
@@ -228,7 +228,7 @@ def test_a_store_that_a_start_is_about_to_make_is_refused(disk: Disk) -> None:
 
 
 def test_a_damaged_store_is_refused(disk: Disk) -> None:
-    path = disk.directory / "ads-1" / "part-1.sqlite3"
+    path = disk.directory / "ads-1" / "part-0.sqlite3"
     content = bytearray(path.read_bytes())
     content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
     path.write_bytes(content)
@@ -261,9 +261,9 @@ def test_new_stores_that_differ_are_thrown_away(disk: Disk, monkeypatch: pytest.
     """Whatever writes the stores, what is read back decides."""
     real = write_store
 
-    def lossy(directory: Path, flow: str, rows: dict[tuple[str, str], bytes], *, files: int) -> None:
+    def lossy(directory: Path, flow: str, rows: dict[tuple[str, str], bytes]) -> None:
         lost = next((key for key in rows if key[0].endswith("viewing.state")), None)
-        real(directory, flow, {key: value for key, value in rows.items() if key != lost}, files=files)
+        real(directory, flow, {key: value for key, value in rows.items() if key != lost})
 
     monkeypatch.setattr("flows.recovery.rescale.write_store", lossy)
     refused(disk, "would not hold what the old ones do .*ads-0, ads-1, ads-2 differ", CrashError)

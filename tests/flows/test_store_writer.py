@@ -36,10 +36,9 @@ def values(store: Path) -> dict[tuple[str, str], bytes | None]:
     return {key: row.value for key, row in read_store(store).by_key.items()}
 
 
-@pytest.mark.parametrize("files", [1, 3])
-def test_bytewax_resumes_from_a_written_store_and_again_after_kills(tmp_path: Path, files: int) -> None:
+def test_bytewax_resumes_from_a_written_store_and_again_after_kills(tmp_path: Path) -> None:
     store = tmp_path / "toy-0"
-    write_store(store, "toy", expected(START, SUMS, START), files=files)
+    write_store(store, "toy", expected(START, SUMS, START))
     stood_at = START
     for snapshots in (4, 7, 5):
         kill_after(store, snapshots)
@@ -58,7 +57,7 @@ def test_bytewax_resumes_from_a_written_store_and_again_after_kills(tmp_path: Pa
 def test_a_cluster_resumes_from_a_written_store(tmp_path: Path) -> None:
     """One process keeps the store, the other one has an empty folder; both have keys."""
     store, peer = tmp_path / "toy-cluster", tmp_path / "toy-cluster-peer-1"
-    write_store(store, "toy", expected(START, SUMS, START), files=2)
+    write_store(store, "toy", expected(START, SUMS, START))
     peer.mkdir()
     for last in (START + 500, START + 900):
         addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
@@ -77,22 +76,22 @@ def test_a_written_store_reads_back_as_it_was_given(tmp_path: Path) -> None:
         ("ads.viewing.other.deep", "p000g0"): b"y",
         ("ads.push", "ad-push"): b"z",
     }
-    write_store(tmp_path / "ads-0", "ads", rows, files=4)
+    write_store(tmp_path / "ads-0", "ads", rows)
     contents = read_store(tmp_path / "ads-0")
     assert {key: row.value for key, row in contents.by_key.items()} == rows
-    assert (contents.parts, contents.unfinished, contents.is_empty) == (4, 0, False)
+    assert (contents.parts, contents.unfinished, contents.is_empty) == (1, 0, False)
 
 
 def test_a_store_without_rows_is_one_without_a_snapshot(tmp_path: Path) -> None:
-    write_store(tmp_path / "made", "ads", {}, files=2)
+    write_store(tmp_path / "made", "ads", {})
     (tmp_path / "new").mkdir()
-    init_db_dir(tmp_path / "new", 2)
+    init_db_dir(tmp_path / "new", 1)
     made, new = read_store(tmp_path / "made"), read_store(tmp_path / "new")
     assert (made.rows, made.is_empty, made.parts) == (new.rows, new.is_empty, new.parts)
 
 
 def test_a_store_that_exists_is_not_touched(tmp_path: Path) -> None:
-    write_store(tmp_path / "ads-0", "ads", {("ads.events", "reader-00"): b"1"}, files=1)
+    write_store(tmp_path / "ads-0", "ads", {("ads.events", "reader-00"): b"1"})
     with pytest.raises(CrashError, match="cannot be written"):
-        write_store(tmp_path / "ads-0", "ads", {("ads.events", "reader-00"): b"2"}, files=1)
+        write_store(tmp_path / "ads-0", "ads", {("ads.events", "reader-00"): b"2"})
     assert values(tmp_path / "ads-0") == {("ads.events", "reader-00"): b"1"}

@@ -116,7 +116,6 @@ rollup_interval_ms = 1000
 [recovery]
 directory = "{recovery}"
 epoch_ms = 400
-stores = 2
 
 [scaling]
 {scaling}

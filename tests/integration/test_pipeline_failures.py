@@ -146,9 +146,8 @@ def test_table_without_partitioning_is_refused_with_a_remedy(pipeline: Pipeline)
     [
         ("groups_per_partition = 2", "groups_per_partition = 3", "ads", ("= 2, which is 3 now", "for ever")),
         ("groups_per_partition = 2", "groups_per_partition = 3", "warehouse", ("= 2, which is 3 now", "for ever")),
-        ("stores = 2", "stores = 3", "ads", ("has 2 files", "recovery.stores is 3 now")),
     ],
-    ids=["ads-groups", "warehouse-groups", "ads-stores"],
+    ids=["ads-groups", "warehouse-groups"],
 )
 def test_store_of_another_configuration_is_refused(
     stopped: Pipeline, old: str, new: str, name: FlowName, told: tuple[str, ...]

@@ -43,7 +43,6 @@ OTHERS: dict[str, tuple[int, Fault]] = {
     "disk_full": (1, DiskFull()),
     "damaged_store": (1, DamagedStore()),
     "stale_store": (1, StaleStore()),
-    "stale_file": (1, StaleStore(is_whole=False)),
     "clock_step": (1, ClockStep()),
     "broker_restart": (1, BrokerRestart()),
     "leader_move": (1, LeaderMove()),

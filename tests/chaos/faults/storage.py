@@ -68,13 +68,7 @@ class DamagedStore:
 
 @dataclass(frozen=True)
 class StaleStore:
-    """A store is replaced by an older copy of itself while its flow is down: likewise.
-
-    Args:
-        is_whole: All of its files, or only one of them.
-    """
-
-    is_whole: bool = True
+    """A store is replaced by an older copy of itself while its flow is down: likewise."""
 
     def strike(self, rig: Rig, rng: Random) -> Struck:
         crew, spot = rig.crew, _keeper(rig, rng)
@@ -89,17 +83,13 @@ class StaleStore:
         crew.wait(lambda: crew.epoch(spot) >= now + NEWER_EPOCHS, NEWER_WITHIN_S)
         crew.rest(rng.uniform(0.5, 1.5))
 
-        files = sorted(path.name for path in old.glob("part-*.sqlite3"))
-        which = files if self.is_whole else [rng.choice(files)]
-
         def swap() -> None:
-            for name in which:
-                for path in [*store.glob(f"{name}*")]:
-                    path.unlink()
-                for path in old.glob(f"{name}*"):
-                    shutil.copy2(path, store)
+            for path in [*store.glob("part-*")]:
+                path.unlink()
+            for path in old.glob("part-*"):
+                shutil.copy2(path, store)
 
-        return Struck(name_of(spot), f"{' and '.join(which)} stale, {_try_with(rig, spot, swap)}")
+        return Struck(name_of(spot), _try_with(rig, spot, swap))
 
 
 @dataclass(frozen=True)

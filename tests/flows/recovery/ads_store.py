@@ -39,9 +39,9 @@ CLOCK = ManualClock(T0)
 Items = Sequence[tuple[str, Chunk]]
 
 
-def settings(directory: Path, *, stores: int = 1, cells: int = 1) -> Config:
+def settings(directory: Path, *, cells: int = 1) -> Config:
     """Configuration of the story, with its stores below `directory`."""
-    made = story_config(f"[recovery]\nstores = {stores}\n[scaling]\ncells = {cells}")
+    made = story_config(f"[scaling]\ncells = {cells}")
     return msgspec.structs.replace(made, recovery=msgspec.structs.replace(made.recovery, directory=str(directory)))
 
 

@@ -44,10 +44,6 @@ class Museum:
     stopped: list[Path]
     foreign: list[Path]
 
-    @property
-    def files(self) -> int:
-        return self.site.config.recovery.stores
-
     def enter(self, exhibit: Path) -> None:
         """Put a copy where the flow finds it."""
         for path in self.site.store.parent.glob(f"{self.site.store.name}*"):
@@ -55,12 +51,12 @@ class Museum:
         copy(exhibit, self.site.store)
 
 
-@pytest.fixture(scope="module", params=[1, 3], ids=["one file", "three files"])
-def museum(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Museum:
-    root, stores = tmp_path_factory.mktemp("museum"), request.param
+@pytest.fixture(scope="module")
+def museum(tmp_path_factory: pytest.TempPathFactory) -> Museum:
+    root = tmp_path_factory.mktemp("museum")
     rng = random.Random(SEED)
     items: Items = cut(draw_logs(SEED, records=400), SEED)
-    site = Site(settings(root / "live", stores=stores), Place())
+    site = Site(settings(root / "live"), Place())
     killed: list[Path] = []
     stopped: list[Path] = []
 
@@ -74,13 +70,13 @@ def museum(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         stopped.append(root / f"stopped-{third}" / "store")
         copy(site.store, stopped[-1])
 
-    cell = Site(settings(root / "cell", stores=stores, cells=2), Place("cells", 1, 2))
+    cell = Site(settings(root / "cell", cells=2), Place("cells", 1, 2))
     cell.run([item for item in items if item[1].partition == 1], 20)
-    blank = Site(settings(root / "blank", stores=stores), Place())
+    blank = Site(settings(root / "blank"), Place())
     blank.open()
     other = root / "warehouse" / "store"
     other.parent.mkdir()
-    write_store(other, "warehouse", {("warehouse.topics", "reader-00"): b"x"}, files=stores)
+    write_store(other, "warehouse", {("warehouse.topics", "reader-00"): b"x"})
     return Museum(site, killed, stopped, [cell.store, blank.store, other])
 
 
@@ -142,7 +138,7 @@ def test_no_mutation_is_resumed_from_unseen(museum: Museum, capsys: pytest.Captu
             unseen.append(f"mutation {number}: {what}")
     lines = [f"  {name:16} {result:28} {count}" for (name, result), count in sorted(outcomes.items())]
     with capsys.disabled():
-        sys.stdout.write("\n".join([f"\nseed {SEED}, {MUTATIONS} mutations of {museum.files} file(s):", *lines, ""]))
+        sys.stdout.write("\n".join([f"\nseed {SEED}, {MUTATIONS} mutations:", *lines, ""]))
     assert not unseen, f"seed {SEED}: {unseen}"
     results = Counter[str]()
     for (_, result), count in outcomes.items():

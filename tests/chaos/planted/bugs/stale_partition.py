@@ -22,7 +22,7 @@ def plant() -> None:
     def trust(directory: Path, flow: str, config: Config, place: Place, _clock: Clock) -> None:
         if not directory.exists():
             manifest = manifest_of(flow, config, place)
-            opening.make_store(directory, manifest.stores, manifest)
+            opening.make_store(directory, manifest)
 
     def agree_to_all(*args: Any, **options: Any) -> Any:
         return agree(*args, **{**options, "accept": True})
