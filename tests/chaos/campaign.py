@@ -24,7 +24,7 @@ from tests.chaos.journal import Entry, Journal
 from tests.chaos.options import Options
 from tests.chaos.rig import LOUD_SHARE, Rig, running_rig
 from tests.chaos.schedule import schedule
-from tests.chaos.verdict import Remains, Verdict, judge, sound_events
+from tests.chaos.verdict import PROMISES, Remains, Verdict, judge, sound_events
 from tests.integration.brokers import produce
 from tests.integration.kill_audit import heard_of, owed
 from tests.integration.oracle import decided
@@ -118,7 +118,10 @@ def _play(  # noqa: PLR0917  a private part of `run_campaign`
             result.struck[kind] += 1
         verdict = _settle(rig, fleet, journal)
     result.verdict.add(verdict)
-    journal.note("judged", str(number + 1), "every promise kept" if verdict.holds else "promises broken")
+    broken = [
+        f"{PROMISES[name]}: {one.count}, {one.examples[0]}" for name, one in verdict.violations.items() if one.examples
+    ]
+    journal.note("judged", str(number + 1), "; ".join(broken) or "every promise kept")
 
 
 def _settle(rig: Rig, fleet: Child, journal: Journal) -> Verdict:
