@@ -86,6 +86,8 @@ def run_campaign(options: Options, tell: Callable[[Entry], None] = lambda _entry
             _play(options, number, kinds, directory / f"round-{number}", journal, result)
     except (CampaignError, CrashError, AssertionError) as error:
         result.error = str(error)
+    except KeyboardInterrupt:
+        result.error = "interrupted: the verdict is that of the rounds before"
     result.timeline, result.duration_s = journal.entries, round(journal.elapsed_s, 1)
     if result.holds and options.keep is None:
         shutil.rmtree(directory)
