@@ -134,6 +134,8 @@ class ClockStep:
         offset_s = rng.choice((-1, 1)) * rng.randint(1, CLOCK_OFFSET_S)
         seconds = _spell(rig, rng) + 2.0
         clocks.set(offset_s)
+        # The Kafka client waits by the wall clock: when that goes back, a start may wait in vain for as much longer.
+        rig.crew.excuse(seconds + abs(offset_s) + 30.0, UNREACHABLE)
         rig.weather.begin("clocks", f"{offset_s:+d} s", seconds, lambda: clocks.set(0))
         spot = rig.crew.pick(rng)
         rig.crew.kill(spot)
