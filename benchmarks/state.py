@@ -6,9 +6,10 @@ loop          our own operators called in a loop: no engine, no recovery. The ya
 bare loop     a loop that only knows channel, last channel and last ad, and writes JSON: what Python can do at all
 datastreamx   our operators in a Bytewax flow, a snapshot of everything each second
 per box       what the bare loop does as Bytewax's tutorial would: `stateful_map` keyed by box, with recovery
+Flink         what the bare loop does on Apache Flink: Java, heap state, a checkpoint each second; where a JDK is
 
-All have core 0 to themselves. What comes in is in memory before the clock starts, and what goes out is counted and
-dropped, so that the figures are those of state and engine alone.
+All but Flink have core 0 to themselves. What comes in is in memory before the clock starts, and what goes out is counted
+and dropped, so that the figures are those of state and engine alone.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
 from benchmarks.contest import Contestant, Effort, Stopwatch, compare, module, tell
-from benchmarks.report import Comparison, Goal, conclude, parser, report
+from benchmarks.flink import flink
+from benchmarks.report import OURS, Comparison, Goal, conclude, parser, report
 from benchmarks.workload import DESCRIPTION, chunks, events
 from datastreamx.config import Config, parse_config
 from datastreamx.interpreter import spare_garbage_collection
@@ -264,11 +266,17 @@ def run_per_box(values: list[bytes], directory: Path) -> Effort:
 # Contest ---------------------------------------------------------------------------------------------------------
 
 
-def _contestants(boxes: int, count: int) -> Iterator[Contestant]:
+def _contestants(boxes: int, count: int, directory: Path) -> Iterator[Contestant]:
     # The tutorial's way is so slow that a small part of the events tells as much.
     for name, share in (("loop", 1.0), ("bare loop", 1.0), ("datastreamx", 1.0), ("per box", 0.15)):
         arguments = ("--contestant", name, "--boxes", str(boxes), "--events", str(int(count * share)))
         yield Contestant(name, module("benchmarks.state", *arguments))
+    path = directory / f"events-{boxes}.jsonl"
+    with path.open("wb") as file:
+        file.writelines(encode_event(event) + b"\n" for _, event in events(boxes, count))
+    rival = flink(path, WARM_UP_SHARE, directory / "checkpoints")
+    if rival is not None:
+        yield rival
 
 
 def _play(name: str, boxes: int, count: int) -> None:
@@ -288,6 +296,25 @@ def _play(name: str, boxes: int, count: int) -> None:
             tell(run_bare_loop(values) if name == "bare loop" else run_per_box(values, directory))
 
 
+def _compare(boxes: int, options: argparse.Namespace, directory: Path) -> Comparison:
+    count = 40_000 if options.quick else options.events or max(1_500_000, 5 * boxes)
+    sys.stderr.write(f"{boxes:,} boxes, {count:,} events\n")
+    contestants = [*_contestants(boxes, count, directory)]
+    standings = compare(contestants, 1 if options.quick else options.turns, "loop")
+    return Comparison(f"{boxes:,} boxes", "events", "loop", standings)
+
+
+def _goals(comparison: Comparison) -> Iterator[Goal]:
+    ours, per_box = comparison.of(OURS), comparison.of("per box")
+    yield Goal(f"{comparison.label}: rate over the loop without an engine", 0.75, ours.speed.median)
+    times = ours.per_s.median / per_box.per_s.median
+    yield Goal(f"{comparison.label}: rate over Bytewax with a key per box", 20.0, times)
+    for rival in comparison.standings:
+        if rival.name.startswith("Flink"):
+            share = ours.cpu_us.median / rival.cpu_us.median
+            yield Goal(f"{comparison.label}: CPU per event over {rival.name}", 0.6, share, at_least=False)
+
+
 def main() -> int:
     """Measure and print."""
     options_of = parser("benchmarks.state", __doc__ or "")
@@ -300,18 +327,9 @@ def main() -> int:
     if options.contestant:
         _play(options.contestant, fleets[0], options.events)
         return 0
-    comparisons = []
-    for boxes in [10_000] if options.quick else fleets:
-        count = 40_000 if options.quick else options.events or max(1_500_000, 5 * boxes)
-        sys.stderr.write(f"{boxes:,} boxes, {count:,} events\n")
-        standings = compare([*_contestants(boxes, count)], 1 if options.quick else options.turns, "loop")
-        comparisons.append(Comparison(f"{boxes:,} boxes", "events", "loop", standings))
-    goals = []
-    for comparison in comparisons:
-        ours, per_box = comparison.of("datastreamx"), comparison.of("per box")
-        times = ours.per_s.median / per_box.per_s.median
-        goals.append(Goal(f"{comparison.label}: rate over the loop without an engine", 0.75, ours.speed.median))
-        goals.append(Goal(f"{comparison.label}: rate over Bytewax with a key per box", 20.0, times))
+    with tempfile.TemporaryDirectory(prefix="datastreamx-bench-") as folder:
+        comparisons = [_compare(boxes, options, Path(folder)) for boxes in ([10_000] if options.quick else fleets)]
+    goals = [goal for comparison in comparisons for goal in _goals(comparison)]
     conclude(
         report(
             question="state",
