@@ -8,8 +8,8 @@ datastreamx   our operators in a Bytewax flow, a snapshot of everything each sec
 per box       what the bare loop does as Bytewax's tutorial would: `stateful_map` keyed by box, with recovery
 Flink         what the bare loop does on Apache Flink: Java, heap state, a checkpoint each second; where a JDK is
 
-All but Flink have core 0 to themselves. What comes in is in memory before the clock starts, and what goes out is counted
-and dropped, so that the figures are those of state and engine alone.
+All but Flink have core 0 to themselves. What comes in is in memory before the clock starts, and what goes out is
+counted and dropped, so that the figures are those of state and engine alone.
 """
 
 from __future__ import annotations
