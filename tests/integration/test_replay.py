@@ -113,9 +113,9 @@ def replay(pipeline: Pipeline, *options: str) -> dict[str, Any]:
 
 
 def ended_on_the_way(pipeline: Pipeline, bigquery: LocalBigQuery) -> list[int | None]:
-    """Begin a replay of rows, stop it when some of it is durable, and kill it when there is more; both exit codes.
+    """Begin a replay of rows, stop it when some of it is durable, and kill it when it goes on; both exit codes.
 
-    No row becomes visible meanwhile, so that the replay cannot be over before it is ended.
+    Each flush takes seconds meanwhile, and so does the last one: the replay cannot be over before it is ended.
     """
     hasty = pipeline.config_path.with_name("hasty.toml")
     text = pipeline.config_path.read_text(encoding="utf-8")
@@ -128,13 +128,14 @@ def ended_on_the_way(pipeline: Pipeline, bigquery: LocalBigQuery) -> list[int | 
     hasty.write_text(text, encoding="utf-8")
     argv = command(hasty, "--from", "beginning", "--dataset", ANEW)
     store = Path(pipeline.config.recovery.directory) / f"replay-{ANEW}"
-    bigquery.inject(FaultPlan(flush_rows=Fault(hang=True)))
+    bigquery.inject(FaultPlan(flush_rows=Fault(delay_ms=5_000)))
     try:
         with Child("replay", argv, log_path=pipeline.directory / "replay.log", env=environment()) as child:
             wait_for_progress(child, store)
             stopped = child.stop(grace_s=60)
             child.start()
-            wait_for_progress(child, store)
+            while "replay.resumed" not in child.output() and child.poll() is None:
+                time.sleep(0.01)
             return [stopped, child.kill()]
     finally:
         bigquery.heal()
