@@ -33,7 +33,7 @@ from simulator.bigquery.handle import LocalBigQuery
 from simulator.processes import Child
 from sources.kafka.replay import PART
 from tests.integration.brokers import Broker, Record, produce
-from tests.integration.oracle import Evidence, decided, differences
+from tests.integration.oracle import Evidence, decided, differences, expect
 from tests.integration.pipeline import Pipeline, Servers, environment, now_ms
 from tests.integration.test_pipeline import last_signs_of_life
 
@@ -68,6 +68,9 @@ def aftermath(broker: Broker, servers: Servers, tmp_path_factory: pytest.TempPat
             pipeline.wait_until(lambda: pipeline.counts()["impressions"] > 0, "the first impression is a row")
             assert pipeline.flows["ads"].kill() == -signal.SIGKILL
             decisions_before = {*decided(pipeline.read_decisions()).firsts}
+            pipeline.wait_until(
+                lambda: passed_over(pipeline, decisions_before), "an opportunity passes while nobody decides"
+            )
             shutil.rmtree(pipeline.store("ads"))
             store_replay = replay(pipeline, "--from", "beginning")
             pipeline.start("ads")
@@ -87,6 +90,12 @@ def aftermath(broker: Broker, servers: Servers, tmp_path_factory: pytest.TempPat
         found.rows = {name: pipeline.rows(name) for name in TABLES if name != MINUTE_ROLLUPS.name}
         found.rollups = pipeline.rollup_sums()
         yield found
+
+
+def passed_over(pipeline: Pipeline, decisions: set[str]) -> bool:
+    """Whether the deadline of an opportunity without a decision is over."""
+    opportunities = expect(pipeline.config, pipeline.read_events()).opportunities
+    return any(one.deadline_ms < now_ms() for auction, one in opportunities.items() if auction not in decisions)
 
 
 def crowd(partitions: int, at_ms: int) -> list[Record]:
