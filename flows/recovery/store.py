@@ -64,14 +64,12 @@ class StoreContents:
 
     Attributes:
         directory: Folder of the store.
-        parts: Number of its files.
         resume_epoch: First epoch that is not durable. 1: nothing is.
         rows: Latest row per (step, key) before `resume_epoch`, by step and key.
         unfinished: Rows of the epoch that was not finished, which do not count.
     """
 
     directory: Path
-    parts: int
     resume_epoch: int
     rows: tuple[Row, ...]
     unfinished: int = field(default=0, compare=False)
@@ -108,7 +106,6 @@ def read_store(directory: Path) -> StoreContents:
         latest |= of_part
     return StoreContents(
         directory=directory,
-        parts=len(parts),
         resume_epoch=resume_epoch,
         rows=tuple(_row(directory, latest[key]) for key in sorted(latest)),
         unfinished=sum(row.epoch >= resume_epoch for part in parts for row in part.rows),

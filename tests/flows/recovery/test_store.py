@@ -19,7 +19,7 @@ from bytewax.recovery import init_db_dir
 
 from datastreamx.errors import DamagedStoreError
 from flows.recovery.pickles import read_pickle, write_pickle
-from flows.recovery.store import FIRST_EPOCH, StoreContents, read_store
+from flows.recovery.store import FIRST_EPOCH, StoreContents, part_files, read_store
 from tests.flows.recovery.flow import READERS, copy, run
 
 SEED = 20_241_123
@@ -118,7 +118,7 @@ def test_source_has_a_row_of_the_last_epoch_after_kill_9_and_after_a_clean_stop(
 
 def test_store_without_an_execution_is_empty(tmp_path: Path) -> None:
     contents = read_store(made(tmp_path / "store", 2))
-    assert (contents.parts, contents.resume_epoch, contents.rows) == (2, FIRST_EPOCH, ())
+    assert (len(part_files(contents.directory)), contents.resume_epoch, contents.rows) == (2, FIRST_EPOCH, ())
     assert contents.is_empty
 
 
