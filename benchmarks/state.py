@@ -39,7 +39,7 @@ from datastreamx.interpreter import spare_garbage_collection
 from datastreamx.model import identity
 from datastreamx.model.chunk import Chunk
 from datastreamx.model.keygroup import KeyGroup
-from datastreamx.tables import BOX_EVENTS, VIEWING_SESSIONS, record_batch
+from datastreamx.tables import BOX_EVENTS, VIEWING_SESSIONS
 from datastreamx.wire.events import encode_event
 from datastreamx.wire.facts import FactBatch, encode_facts
 from flows.recovery.opening import open_store
@@ -175,10 +175,10 @@ def run_loop(config: Config, made: list[Chunk], directory: Path) -> Effort:  # n
         state = states.get(place)
         if state is None:
             state = states[place] = KeyGroupState(place, config.viewing, config.topics.events, pseudonym)
-        out = state.process(decoded.records)
+        out = state.process(decoded)
         for table, rows in ((BOX_EVENTS, out.events), (VIEWING_SESSIONS, out.sessions)):
-            if rows:
-                encode_facts(FactBatch(table.name, chunk.partition, chunk.group, record_batch(table, rows)))
+            if rows is not None:
+                encode_facts(FactBatch(table.name, chunk.partition, chunk.group, rows))
     return measured.effort(sum(len(one.values) for one in made[warm:]))
 
 

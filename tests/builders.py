@@ -6,7 +6,7 @@ from typing import Any
 
 from datastreamx.config import Config, parse_config
 from datastreamx.model.auction import AggregatorOutcome, Decision, Opportunity, Outcome, WinningAd
-from datastreamx.model.chunk import Chunk, Record
+from datastreamx.model.chunk import Chunk, DecodedChunk
 from datastreamx.model.events import AdBreak, AdShown, BoxEvent, Consent, Heartbeat, Power, Tune
 from datastreamx.model.identity import push_id
 from datastreamx.model.keygroup import KeyGroup
@@ -57,9 +57,10 @@ def ad_break(
     return AdBreak(break_id="break-1", channel_id=channel, **fields, **_common(at_ms, box, seq))
 
 
-def records(*events: BoxEvent, first_offset: int = 0, lag_ms: int = 7) -> list[Record]:
-    """Records of a log that holds `events` in this order; Kafka received each `lag_ms` after its event time."""
-    return [Record(first_offset + index, event.event_time_ms + lag_ms, event) for index, event in enumerate(events)]
+def decoded(*events: BoxEvent, first_offset: int = 0, lag_ms: int = 7) -> DecodedChunk:
+    """A log that holds `events` in this order; Kafka received each `lag_ms` after its event time."""
+    offsets = list(range(first_offset, first_offset + len(events)))
+    return DecodedChunk(*KEY_GROUP, offsets, [event.event_time_ms + lag_ms for event in events], list(events), [])
 
 
 def chunk(*events: BoxEvent, partition: int = 0, group: int = 0, first_offset: int = 0) -> Chunk:

@@ -27,14 +27,6 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     values: list[bytes | None]
 
 
-class Record(msgspec.Struct, frozen=True, gc=False):
-    """One decoded event and where it stood in the log."""
-
-    offset: int
-    timestamp_ms: int
-    event: BoxEvent
-
-
 class DeadLetter(msgspec.Struct, frozen=True):
     """A record that can never be processed, with its original bytes.
 
@@ -58,9 +50,16 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 class DecodedChunk(msgspec.Struct, frozen=True):
-    """A chunk after decoding: what is usable, in log order, and what is not."""
+    """A chunk after decoding: what is usable, in log order, and what is not. The first three lists run in parallel.
+
+    Attributes:
+        offsets: Kafka offset of each event, strictly rising.
+        timestamps_ms: Kafka timestamp of each event.
+    """
 
     partition: int
     group: int
-    records: list[Record]
+    offsets: list[int]
+    timestamps_ms: list[int]
+    events: list[BoxEvent]
     dead_letters: list[DeadLetter]

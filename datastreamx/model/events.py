@@ -6,7 +6,7 @@ more than we read; an unknown type is a dead letter, because dropping it in sile
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -102,4 +102,7 @@ class Heartbeat(_BoxEvent, frozen=True, kw_only=True, tag="heartbeat"):
 
 
 BoxEvent = Tune | AdShown | AdBreak | Power | Heartbeat
-EVENT_TYPES: tuple[str, ...] = ("tune", "ad_shown", "ad_break", "power", "heartbeat")
+TYPE_NAMES: dict[type, str] = {kind: str(kind.__struct_config__.tag) for kind in get_args(BoxEvent)}
+"""Name of each event type on the wire, in tables and in metrics."""
+
+EVENT_TYPES = tuple(TYPE_NAMES.values())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import msgspec
 
 from datastreamx.errors import DeadLetterError
@@ -41,6 +44,19 @@ def decode_event(value: bytes) -> BoxEvent:
         raise _rejection(value, error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DeadLetterError("malformed", str(error)) from None
+
+
+def decode_events(values: Sequence[bytes | None]) -> list[BoxEvent] | None:
+    """Events in many records' values, or `None` if there is one of which `decode_event` makes no event."""
+    present = cast("Sequence[bytes]", values)
+    try:
+        if max(map(len, present), default=0) > MAX_EVENT_BYTES:
+            return None
+        return [*map(_DECODER.decode, present)]
+    except TypeError:  # A tombstone has no length.
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _rejection(value: bytes, error: msgspec.ValidationError) -> DeadLetterError:

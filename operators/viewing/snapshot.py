@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import msgspec
 
+from datastreamx.errors import StateMismatchError
 from datastreamx.model.keygroup import KeyGroup
 from datastreamx.snapshots import decode_versioned, encode_versioned
-from operators.viewing.box import Box
-from operators.viewing.state import KeyGroupState
+from operators.viewing.state import KeyGroupState, Packed
 
-VERSION = 3
+VERSION = 4
 
 
 class _Head(msgspec.Struct, array_like=True):
@@ -21,8 +21,7 @@ class _Head(msgspec.Struct, array_like=True):
 
 
 class _Snapshot(_Head, array_like=True):
-    watermark_ms: int
-    boxes: dict[str, Box]
+    state: Packed
 
 
 _DECODER = msgspec.msgpack.Decoder(_Snapshot)
@@ -31,7 +30,7 @@ _HEAD_DECODER = msgspec.msgpack.Decoder(_Head)
 
 def encode_snapshot(state: KeyGroupState) -> bytes:
     """MessagePack of the state, fields by position. Bytewax does not tell a logic its key, so the key is part of it."""
-    return encode_versioned(_Snapshot(VERSION, *state.key_group, state.watermark_ms, state.boxes))
+    return encode_versioned(_Snapshot(VERSION, *state.key_group, state.pack()))
 
 
 def decode_snapshot(snapshot: bytes, make_state: Callable[[KeyGroup], KeyGroupState]) -> KeyGroupState:
@@ -42,7 +41,10 @@ def decode_snapshot(snapshot: bytes, make_state: Callable[[KeyGroup], KeyGroupSt
     """
     decoded = decode_versioned(snapshot, _DECODER, VERSION, "viewing state")
     state = make_state(KeyGroup(decoded.partition, decoded.group))
-    state.restore(decoded.watermark_ms, decoded.boxes)
+    try:
+        state.restore(decoded.state)
+    except ValueError as error:
+        raise StateMismatchError(f"the snapshot of viewing state cannot be read: {error}") from None
     return state
 
 

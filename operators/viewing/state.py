@@ -1,35 +1,32 @@
-"""State of one key group: a pure, deterministic state machine from records to rows and opportunities.
+"""State of one key group: a deterministic state machine from decoded chunks to rows and opportunities.
 
 No clock, no randomness, no dependence on how the log was cut into chunks. Time is the watermark: the largest event time
-among the key group's own records. For each record in turn: the watermark moves, timers that are due fire in order of
-(due time, kind, box), then the event applies. So whatever is emitted has a position, (offset of the record, ordinal),
-that every replay repeats.
+among the key group's own events. So whatever is emitted has a position, (offset of the record, ordinal), that every
+replay repeats. The machine itself is in kernel.py; here are strings, Arrow, room and the way into a snapshot.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import get_args
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain, compress
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
 
 from datastreamx.config import ViewingConfig
 from datastreamx.model import identity
-from datastreamx.model.auction import Opportunity, Trigger
-from datastreamx.model.chunk import Record
+from datastreamx.model.auction import Opportunity
+from datastreamx.model.chunk import DecodedChunk
 from datastreamx.model.events import AdBreak, AdShown, BoxEvent, Consent, Heartbeat, Power, Tune
 from datastreamx.model.keygroup import KeyGroup
-from datastreamx.tables import Row
-from operators.viewing.box import NEVER_MS, Box, Session
+from operators.viewing import kernel, packing
+from operators.viewing.columns import KEY_DIGITS, event_rows, session_rows
+from operators.viewing.layout import BOX, HEAD, OPPORTUNITY, RULES, SESSION, TIMER, Array, In, Int64s, Out
+from operators.viewing.names import Names
 
-_HOUSEKEEPING = 0
-_DWELL = 1
-
-Timer = tuple[int, int, str]
-"""(due in event time ms, kind, box id): unique per box and kind, so ties break the same way in every replay."""
-
-TYPE_NAMES: dict[type, str] = {kind: str(kind.__struct_config__.tag) for kind in get_args(BoxEvent)}
-"""Name of each event type on the wire, in tables and in metrics."""
+CONSENTS_SWEEP_FIRST = 64
 
 
 @dataclass(slots=True)
@@ -37,20 +34,54 @@ class ViewingOutput:
     """What one call emitted, in order.
 
     Attributes:
-        events: Rows of box_events.
-        sessions: Rows of viewing_sessions.
+        events: Rows of box_events; `None` without any.
+        sessions: Rows of viewing_sessions; `None` without any.
         opportunities: Opportunities, expired ones included.
         late: Events recorded as late.
         duplicates: Events dropped because their sequence number was seen before.
         missing: Sequence numbers skipped.
     """
 
-    events: list[Row] = field(default_factory=list)
-    sessions: list[Row] = field(default_factory=list)
-    opportunities: list[Opportunity] = field(default_factory=list)
-    late: int = 0
-    duplicates: int = 0
-    missing: int = 0
+    events: pa.RecordBatch | None
+    sessions: pa.RecordBatch | None
+    opportunities: list[Opportunity]
+    late: int
+    duplicates: int
+    missing: int
+
+
+class Packed(NamedTuple):
+    """State of a key group as values and bytes.
+
+    Attributes:
+        watermark_ms: Largest event time so far.
+        names: Strings of the codes 1, 2 and so on in `octets`.
+        consents: What viewers allowed with the tunes that wait for their dwell, by offset of the tune.
+        box_ids: Raw ids of the boxes.
+        sessions: How many sessions are open.
+        octets: State of the boxes, in the order of `box_ids`; see packing.py.
+    """
+
+    watermark_ms: int
+    names: list[str]
+    consents: dict[int, Consent]
+    box_ids: list[str]
+    sessions: int
+    octets: bytes
+
+
+class _Found(NamedTuple):
+    """Fields of `OPPORTUNITY`."""
+
+    index: int
+    cause_offset: int
+    opportunity_ms: int
+    slot: int
+    channel: int
+    last_channel: int
+    last_ad: int
+    is_dwell: int
+    is_expired: int
 
 
 class KeyGroupState:
@@ -60,268 +91,261 @@ class KeyGroupState:
         key_group: Which one.
         config: Durations, all in event time.
         topic: Topic of the events; part of every auction id.
-        pseudonym: From raw box id to box key.
+        pseudonym: From raw box id to box key, 32 hex digits.
     """
 
     def __init__(self, key_group: KeyGroup, config: ViewingConfig, topic: str, pseudonym: Callable[[str], str]) -> None:
         self.key_group = key_group
+        self.names = Names()
+        self.consents: dict[int, Consent] = {}
+        """Of tunes, by offset; some of them no longer wait for their dwell."""
+        self.slots: dict[str, int] = {}
+        """By raw box id; some of these boxes are forgotten, and their slots not yet given back."""
+        self.heads = np.zeros(1, HEAD)
+        self.boxes = np.zeros(0, BOX)
+        self.sessions = np.zeros(0, SESSION)
+        self._timers = np.zeros(0, TIMER)
+        self._box_ids: list[str | None] = []
+        self._free_slots: list[int] = []
         self._config = config
         self._topic = topic
         self._pseudonym = pseudonym
-        self.watermark_ms = NEVER_MS
-        self.boxes: dict[str, Box] = {}
-        self._timers: list[Timer] = []
-        # Sessions that the record in hand has closed so far.
-        self._session_ordinal = 0
+        self._consents_sweep_at = CONSENTS_SWEEP_FIRST
+        for rule in RULES:
+            self.heads[rule] = getattr(config, rule)
+        self.heads["watermark_ms"] = kernel.NEVER_MS
+        self.heads["free_session"] = kernel.NONE
 
-    def restore(self, watermark_ms: int, boxes: dict[str, Box]) -> None:
-        """Take over a snapshot. Timers follow from the boxes, so they are not part of it.
+    def __len__(self) -> int:
+        return self._head("present")
 
-        Nor do pseudonyms come from it: after a change of the secret every box has its new one at once.
-        """
-        for box_id, box in boxes.items():
-            box.box_key = self._pseudonym(box_id)
-        self.watermark_ms, self.boxes = watermark_ms, boxes
-        self._timers = [(box.housekeeping_ms, _HOUSEKEEPING, box_id) for box_id, box in boxes.items()]
-        self._timers += [
-            (box.channel_ms + self._config.dwell_ms, _DWELL, box_id) for box_id, box in boxes.items() if box.dwell_armed
-        ]
-        heapq.heapify(self._timers)
-
-    def process(self, records: list[Record]) -> ViewingOutput:
-        """Apply records in log order."""
-        out = ViewingOutput()
-        for record in records:
-            event_time_ms = record.event.event_time_ms
-            if event_time_ms > self.watermark_ms:
-                self.watermark_ms = event_time_ms
-                if self._timers and self._timers[0][0] <= event_time_ms:
-                    self._fire_timers(record, out)
-            self._apply(record, out)
-        return out
-
-    def _apply(self, record: Record, out: ViewingOutput) -> None:
-        event = record.event
-        event_time_ms = event.event_time_ms
-        box = self.boxes.get(event.box_id)
-        if box is None:
-            gap = 0
-            box = Box(self._pseudonym(event.box_id), event.seq, event_time_ms)
-            self.boxes[event.box_id] = box
-        else:
-            missing = box.note_seq(event.seq, event_time_ms)
-            if missing is None:
-                out.duplicates += 1
-                return
-            gap = missing
-            box.last_event_ms = max(box.last_event_ms, event_time_ms)
-        out.missing += gap
-        if event_time_ms < self.watermark_ms - self._config.allowed_lateness_ms:
-            out.late += 1
-            self._arm_housekeeping(event.box_id, box)
-            self._emit_event(record, box, gap, out, is_late=True)
-            return
-        session = box.session_at(event_time_ms, self._config.session_gap_ms)
-        session.events += 1
-        self._arm_housekeeping(event.box_id, box)
-        match event:
-            case Tune():
-                session.note_tune(event_time_ms, event.seq, event.channel_id)
-                if box.tune(event_time_ms, event.seq, event.channel_id):
-                    box.dwell_armed, box.tune_offset, box.tune_consent = True, record.offset, event.consent
-                    heapq.heappush(self._timers, (event_time_ms + self._config.dwell_ms, _DWELL, event.box_id))
-            case AdShown():
-                session.ads_shown += 1
-                box.show_ad(event_time_ms, event.seq, event.ad_id)
-            case Power():
-                box.power(event_time_ms, event.seq, standby=event.state == "standby")
-            case AdBreak():
-                self._on_ad_break(event, box, record, out)
-            case Heartbeat():
-                pass
-        self._emit_event(record, box, gap, out, is_late=False)
-
-    def _on_ad_break(self, event: AdBreak, box: Box, record: Record, out: ViewingOutput) -> None:
-        same_channel = box.channel_id == event.channel_id
-        self._offer(
-            box_id=event.box_id,
-            box=box,
-            trigger="ad_break",
-            cause_offset=record.offset,
-            record=record,
-            opportunity_ms=event.event_time_ms,
-            channel_id=event.channel_id,
-            last_channel_id=box.last_channel_id if same_channel else box.channel_id,
-            slot_ms=event.duration_ms,
-            break_id=event.break_id,
-            consent=event.consent,
-            out=out,
+    def process(self, chunk: DecodedChunk) -> ViewingOutput:
+        """Apply a chunk's events in log order."""
+        events = chunk.events
+        size = len(events)
+        if self.names.is_due_for_sweep:
+            self._sweep_names()
+        types, names = self._codes(chunk.offsets, events)
+        slots = self._slots_of([event.box_id for event in events])
+        event_times_ms = [event.event_time_ms for event in events]
+        seqs = [event.seq for event in events]
+        numbers = chain(chunk.offsets, chunk.timestamps_ms, event_times_ms, seqs, types, names, slots)
+        log = np.fromiter(numbers, np.int64, In.SIZE * size).reshape(In.SIZE, size)
+        self._make_room(size)
+        rows = np.empty((Out.SIZE, size), np.int64)
+        found = np.empty(self._head("timers") + size, OPPORTUNITY)
+        emitted = kernel.advance(self.heads, self.boxes, self.sessions, self._timers, log, rows, found)
+        rows = rows[:, :emitted]
+        return ViewingOutput(
+            events=event_rows(self.key_group, log, events, rows, self._keys(rows[Out.SLOT]), self.names)
+            if emitted
+            else None,
+            sessions=self._closed_sessions(),
+            opportunities=self._opportunities(found[: self._head("opportunities")], chunk),
+            late=int(rows[Out.IS_LATE].sum()),
+            duplicates=size - emitted,
+            # Not by NumPy: three jumps by the whole range of a sequence number leave 64 bits.
+            missing=sum(rows[Out.SEQ_GAP].tolist()),
         )
 
-    def _fire_timers(self, record: Record, out: ViewingOutput) -> None:
-        timers, watermark_ms = self._timers, self.watermark_ms
-        self._session_ordinal = 0
-        while timers and timers[0][0] <= watermark_ms:
-            due_ms, kind, box_id = heapq.heappop(timers)
-            box = self.boxes.get(box_id)
-            if box is None:
-                continue
-            if kind == _DWELL:
-                # A later tune has armed its own timer; this one is about a channel that was left in time.
-                if box.dwell_armed and box.channel_ms + self._config.dwell_ms == due_ms:
-                    self._on_dwell(box_id, box, due_ms, record, out)
-            elif box.housekeeping_ms == due_ms:
-                self._keep_house(box_id, box, record, out)
+    def pack(self) -> Packed:
+        """Everything that a later process needs to go on."""
+        out = np.empty(len(self.boxes) * packing.BOX_BYTES_MAX + self._head("sessions") * packing.SESSION_BYTES_MAX, np.uint8)
+        size, sessions = packing.pack(
+            self.heads, self.boxes, self.sessions, self._words(), packing.BOX_PLAN, packing.SESSION_PLAN, out
+        )
+        present = compress(self._box_ids, self.boxes["is_present"].tolist())
+        box_ids = [box_id for box_id in present if box_id is not None]
+        consents = self._armed_consents()
+        octets = out[:size].tobytes()
+        return Packed(self._head("watermark_ms"), self.names.known(), consents, box_ids, sessions, octets)
 
-    def _on_dwell(self, box_id: str, box: Box, due_ms: int, record: Record, out: ViewingOutput) -> None:
-        consent = box.tune_consent
-        box.dwell_armed, box.tune_consent = False, None
-        if box.channel_id is None:
-            raise AssertionError("a dwell timer without a channel")
-        self._offer(
+    def restore(self, packed: Packed) -> None:
+        """Invert `pack`, in an empty state. Timers follow from the boxes.
+
+        So do pseudonyms: after a change of the secret every box has its new one at once.
+
+        Raises:
+            ValueError: The bytes are not what `pack` writes.
+        """
+        count, size = len(packed.box_ids), len(packed.octets)
+        if packed.sessions > size:
+            raise ValueError(f"{size} bytes cannot hold {packed.sessions} sessions")
+        self.heads["watermark_ms"] = packed.watermark_ms
+        for name in packed.names:
+            self.names.code(name)
+        self.consents = dict(packed.consents)
+        # Fresh slots are given in rising order.
+        self._slots_of(packed.box_ids)
+        self._make_room(max(count, packed.sessions))
+        octets = np.zeros(size + packing.BOX_BYTES_MAX + packing.SESSION_BYTES_MAX, np.uint8)
+        octets[:size] = np.frombuffer(packed.octets, np.uint8)
+        is_sound = packing.unpack(
+            self.heads, self.boxes, self.sessions, self._words(), packing.BOX_PLAN, packing.SESSION_PLAN, octets, count, size
+        )
+        if not is_sound:
+            raise ValueError(f"{size} bytes are not the {count} boxes that they are said to be")
+        kernel.arm_all(self.heads, self.boxes, self._timers)
+
+    def _head(self, field: str) -> int:
+        return int(self.heads[field][0])
+
+    def _words(self) -> tuple[Array, ...]:
+        """The same memory as matrices of integers, a record a row."""
+        return tuple(
+            records.view(np.int64).reshape(len(records), len(records.dtype))
+            for records in (self.heads, self.boxes, self.sessions)
+        )
+
+    def _codes(self, offsets: Sequence[int], events: Sequence[BoxEvent]) -> tuple[list[int], list[int]]:
+        """Type and name of each event as the kernel takes them; consents of tunes are put aside."""
+        types: list[int] = []
+        names: list[int] = []
+        code = self.names.code
+        for place, event in enumerate(events):
+            name = kernel.NO_NAME
+            if isinstance(event, Heartbeat):
+                types.append(kernel.HEARTBEAT)
+            elif isinstance(event, Tune):
+                types.append(kernel.TUNE)
+                name = code(event.channel_id)
+                if event.consent is not None:
+                    self.consents[offsets[place]] = event.consent
+            elif isinstance(event, AdShown):
+                types.append(kernel.AD_SHOWN)
+                name = code(event.ad_id)
+            elif isinstance(event, AdBreak):
+                types.append(kernel.AD_BREAK)
+                name = code(event.channel_id)
+            elif isinstance(event, Power):
+                types.append(kernel.STANDBY if event.state == "standby" else kernel.POWER_ON)
+            names.append(name)
+        if len(self.consents) > self._consents_sweep_at:
+            fresh = {offset: self.consents[offset] for offset in offsets if offset in self.consents}
+            self.consents = self._armed_consents() | fresh
+            self._consents_sweep_at = max(CONSENTS_SWEEP_FIRST, 2 * len(self.consents))
+        return types, names
+
+    def _armed_consents(self) -> dict[int, Consent]:
+        """Consents of the tunes that still wait for their dwell."""
+        if not self.consents:
+            return {}
+        armed = np.sort(self.boxes["tune_offset"][self.boxes["is_present"] == 1]).tolist()
+        return {offset: self.consents[offset] for offset in armed if offset in self.consents}
+
+    def _slots_of(self, box_ids: list[str]) -> list[int]:
+        """Slot of each box; new boxes get one."""
+        known = [*map(self.slots.get, box_ids)]
+        unknown = known.count(None)
+        if unknown > len(self._free_slots):
+            self._make_slots(len(box_ids))
+        if unknown:
+            return [self._slot_of(box_id) for box_id in box_ids]
+        return [slot for slot in known if slot is not None]
+
+    def _slot_of(self, box_id: str) -> int:
+        slot = self.slots.get(box_id)
+        if slot is None:
+            slot = self.slots[box_id] = self._free_slots.pop()
+            self._box_ids[slot] = box_id
+            key = self._pseudonym(box_id)
+            self.boxes["key_high"][slot] = int(key[:16], 16)
+            self.boxes["key_low"][slot] = int(key[16:], 16)
+        return slot
+
+    def _make_slots(self, needed: int) -> None:
+        """Give back the slots of forgotten boxes; make more, lest this has to be done again soon."""
+        for slot in np.flatnonzero(self.boxes["is_present"] == 0).tolist():
+            box_id = self._box_ids[slot]
+            if box_id is not None:
+                del self.slots[box_id]
+                self._box_ids[slot] = None
+                self._free_slots.append(slot)
+        size = len(self.boxes)
+        if len(self._free_slots) < needed + size // 8:
+            self.boxes = _grown(self.boxes, size, needed)
+            self._box_ids += [None] * (len(self.boxes) - size)
+            self._free_slots += range(len(self.boxes) - 1, size - 1, -1)
+
+    def _make_room(self, events: int) -> None:
+        """For a session and two timers per event: the housekeeping and a dwell."""
+        self.sessions = _grown(self.sessions, self._head("sessions"), events)
+        self._timers = _grown(self._timers, self._head("timers"), 2 * events)
+
+    def _sweep_names(self) -> None:
+        # What forgotten boxes and free sessions hold is nobody's any more, but it has to stay inside the table.
+        boxes, sessions = self.boxes, self.sessions
+        self.names.sweep(
+            boxes["channel"],
+            boxes["last_channel"],
+            boxes["last_ad"],
+            sessions["first_channel"],
+            sessions["last_channel"],
+        )
+
+    def _keys(self, slots: Int64s) -> str:
+        """Hex digits of the keys of boxes, end to end."""
+        keys = np.empty((len(slots), 2), ">u8")
+        keys[:, 0] = self.boxes["key_high"][slots]
+        keys[:, 1] = self.boxes["key_low"][slots]
+        return keys.tobytes().hex()
+
+    def _key_list(self, slots: Int64s) -> list[str]:
+        digits = self._keys(slots)
+        return [digits[at : at + KEY_DIGITS] for at in range(0, len(digits), KEY_DIGITS)]
+
+    def _closed_sessions(self) -> pa.RecordBatch | None:
+        count = self._head("closed")
+        if not count:
+            return None
+        closed = np.empty(count, SESSION)
+        kernel.list_closed(self.heads, self.sessions, closed)
+        return session_rows(self.key_group, closed, self._key_list(closed["slot"]), self.names)
+
+    def _opportunities(self, found: Array, chunk: DecodedChunk) -> list[Opportunity]:
+        if not len(found):
+            return []
+        keys = self._key_list(found["slot"])
+        return [self._opportunity(_Found(*one), key, chunk) for one, key in zip(found.tolist(), keys, strict=True)]
+
+    def _opportunity(self, found: _Found, box_key: str, chunk: DecodedChunk) -> Opportunity:
+        slot_ms, break_id = self._config.slot_ms, None
+        if found.is_dwell:
+            consent = self.consents.pop(found.cause_offset, None)
+        else:
+            event = chunk.events[found.index]
+            if not isinstance(event, AdBreak):
+                raise AssertionError("an opportunity without dwell or break")
+            slot_ms, break_id, consent = event.duration_ms, event.break_id, event.consent
+        box_id, channel_id = self._box_ids[found.slot], self.names.text(found.channel)
+        if box_id is None or channel_id is None:
+            raise AssertionError("an opportunity without a box or a channel")
+        return Opportunity(
+            auction_id=identity.auction_id(self._topic, self.key_group.partition, found.cause_offset, box_id),
             box_id=box_id,
-            box=box,
-            trigger="dwell",
-            cause_offset=box.tune_offset,
-            record=record,
-            opportunity_ms=due_ms,
-            channel_id=box.channel_id,
-            last_channel_id=box.last_channel_id,
-            slot_ms=self._config.slot_ms,
-            break_id=None,
+            box_key=box_key,
+            partition=self.key_group.partition,
+            group=self.key_group.group,
+            offset=chunk.offsets[found.index],
+            emitted_ms=chunk.timestamps_ms[found.index],
+            trigger="dwell" if found.is_dwell else "ad_break",
+            opportunity_ms=found.opportunity_ms,
+            deadline_ms=found.opportunity_ms + self._config.decision_budget_ms,
+            slot_ms=slot_ms,
+            channel_id=channel_id,
+            last_channel_id=self.names.text(found.last_channel),
+            last_ad_id=self.names.text(found.last_ad),
+            break_id=break_id,
             consent=consent,
-            out=out,
-        )
-
-    def _keep_house(self, box_id: str, box: Box, record: Record, out: ViewingOutput) -> None:
-        """Close sessions that nothing can join any more; forget a box that is silent for too long."""
-        closing_ms = self._config.session_gap_ms + self._config.allowed_lateness_ms
-        for session in [s for s in box.sessions if s.end_ms + closing_ms <= self.watermark_ms]:
-            box.sessions.remove(session)
-            self._emit_session(record, box, session, out)
-        if not box.sessions and box.last_event_ms + self._config.state_ttl_ms <= self.watermark_ms:
-            del self.boxes[box_id]
-        else:
-            box.housekeeping_ms = NEVER_MS
-            self._arm_housekeeping(box_id, box)
-
-    def _arm_housekeeping(self, box_id: str, box: Box) -> None:
-        """Make sure that the box's timer is due no later than its next closing or forgetting.
-
-        Most events only move that moment further away; then the timer stays where it is and, when it fires for
-        nothing, is set anew. One timer per box instead of one per event.
-        """
-        if box.sessions:
-            first_end_ms = min([session.end_ms for session in box.sessions])
-            due_ms = first_end_ms + self._config.session_gap_ms + self._config.allowed_lateness_ms
-        else:
-            due_ms = box.last_event_ms + self._config.state_ttl_ms
-        if box.housekeeping_ms == NEVER_MS or due_ms < box.housekeeping_ms:
-            box.housekeeping_ms = due_ms
-            heapq.heappush(self._timers, (due_ms, _HOUSEKEEPING, box_id))
-
-    def _offer(  # noqa: PLR0913 - one parameter per fact of the opportunity, all by name
-        self,
-        *,
-        box_id: str,
-        box: Box,
-        trigger: Trigger,
-        cause_offset: int,
-        record: Record,
-        opportunity_ms: int,
-        channel_id: str,
-        last_channel_id: str | None,
-        slot_ms: int,
-        break_id: str | None,
-        consent: Consent | None,
-        out: ViewingOutput,
-    ) -> None:
-        """Emit an opportunity, unless the box is in standby or had one too recently."""
-        if box.standby:
-            return
-        since_last_ms = opportunity_ms - box.last_opportunity_ms
-        if box.last_opportunity_ms != NEVER_MS and since_last_ms < self._config.min_push_interval_ms:
-            return
-        box.last_opportunity_ms = opportunity_ms
-        deadline_ms = opportunity_ms + self._config.decision_budget_ms
-        out.opportunities.append(
-            Opportunity(
-                auction_id=identity.auction_id(self._topic, self.key_group.partition, cause_offset, box_id),
-                box_id=box_id,
-                box_key=box.box_key,
-                partition=self.key_group.partition,
-                group=self.key_group.group,
-                offset=record.offset,
-                emitted_ms=record.timestamp_ms,
-                trigger=trigger,
-                opportunity_ms=opportunity_ms,
-                deadline_ms=deadline_ms,
-                slot_ms=slot_ms,
-                channel_id=channel_id,
-                last_channel_id=last_channel_id,
-                last_ad_id=box.last_ad_id,
-                break_id=break_id,
-                consent=consent,
-                expired=self.watermark_ms > deadline_ms,
-            )
-        )
-
-    def _emit_event(self, record: Record, box: Box, gap: int, out: ViewingOutput, *, is_late: bool) -> None:
-        event = record.event
-        shown = event if isinstance(event, AdShown) else None
-        ad_break = event if isinstance(event, AdBreak) else None
-        out.events.append(
-            (
-                event.event_time_ms * 1000,
-                record.timestamp_ms * 1000,
-                box.box_key,
-                event.event_id,
-                event.seq,
-                gap,
-                TYPE_NAMES[type(event)],
-                is_late,
-                _channel_of(event, box, is_late=is_late),
-                box.last_channel_id,
-                box.last_ad_id,
-                shown.push_id if shown else None,
-                shown.ad_id if shown else None,
-                shown.shown_ms if shown else None,
-                ad_break.break_id if ad_break else None,
-                ad_break.starts_in_ms if ad_break else None,
-                ad_break.duration_ms if ad_break else None,
-                event.state if isinstance(event, Power) else None,
-                self.key_group.partition,
-                self.key_group.group,
-                record.offset,
-                0,  # A record is one event: its row is the only one it emits into box_events.
-            )
-        )
-
-    def _emit_session(self, record: Record, box: Box, session: Session, out: ViewingOutput) -> None:
-        ordinal = self._session_ordinal
-        self._session_ordinal += 1
-        out.sessions.append(
-            (
-                session.start_ms * 1000,
-                session.end_ms * 1000,
-                box.box_key,
-                identity.session_id(box.box_key, session.start_ms),
-                session.end_ms - session.start_ms,
-                session.events,
-                session.tunes,
-                session.ads_shown,
-                session.first_channel_id,
-                session.last_channel_id,
-                self.key_group.partition,
-                self.key_group.group,
-                record.offset,
-                ordinal,
-            )
+            expired=bool(found.is_expired),
         )
 
 
-def _channel_of(event: BoxEvent, box: Box, *, is_late: bool) -> str | None:
-    """Channel of an event's row: a late tune keeps its own, because the box's state does not speak of that time."""
-    if is_late and isinstance(event, Tune):
-        return event.channel_id
-    return box.channel_id
+def _grown(records: Array, used: int, more: int) -> Array:
+    """Room for `more` records behind those in use: the same array, or a larger copy with a quarter besides."""
+    needed = used + more
+    if needed <= len(records):
+        return records
+    larger = np.zeros(needed + needed // 4, records.dtype)
+    larger[:used] = records[:used]
+    return larger

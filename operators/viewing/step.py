@@ -17,11 +17,12 @@ from datastreamx.config import Config
 from datastreamx.model import identity
 from datastreamx.model.auction import Opportunity
 from datastreamx.model.chunk import DecodedChunk
+from datastreamx.model.events import TYPE_NAMES
 from datastreamx.model.keygroup import KeyGroup
-from datastreamx.tables import BOX_EVENTS, VIEWING_SESSIONS, record_batch
+from datastreamx.tables import BOX_EVENTS, VIEWING_SESSIONS
 from datastreamx.wire.facts import FactBatch
 from operators.viewing.snapshot import decode_snapshot, encode_snapshot
-from operators.viewing.state import TYPE_NAMES, KeyGroupState, ViewingOutput
+from operators.viewing.state import KeyGroupState, ViewingOutput
 
 
 class ViewingBatch(msgspec.Struct, frozen=True):
@@ -57,7 +58,7 @@ class ViewingLogic(StatefulBatchLogic[DecodedChunk, ViewingBatch, bytes]):
         if self._state is None:
             self._state = self._make_state(KeyGroup(values[0].partition, values[0].group))
         state = self._state
-        return [self._process(state, chunk) for chunk in values if chunk.records], StatefulBatchLogic.RETAIN
+        return [self._process(state, chunk) for chunk in values if chunk.events], StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> bytes:
         """Versioned bytes of all boxes."""
@@ -66,26 +67,26 @@ class ViewingLogic(StatefulBatchLogic[DecodedChunk, ViewingBatch, bytes]):
         return encode_snapshot(self._state)
 
     def _process(self, state: KeyGroupState, chunk: DecodedChunk) -> ViewingBatch:
-        out = state.process(chunk.records)
+        out = state.process(chunk)
         self._count(state, chunk, out)
         facts = [
-            FactBatch(table.name, chunk.partition, chunk.group, record_batch(table, rows))
+            FactBatch(table.name, chunk.partition, chunk.group, rows)
             for table, rows in ((BOX_EVENTS, out.events), (VIEWING_SESSIONS, out.sessions))
-            if rows
+            if rows is not None
         ]
         return ViewingBatch(facts, out.opportunities)
 
     def _count(self, state: KeyGroupState, chunk: DecodedChunk, out: ViewingOutput) -> None:
-        for event_type, count in Counter(type(record.event) for record in chunk.records).items():
+        for event_type, count in Counter(map(type, chunk.events)).items():
             metrics.EVENTS.labels(TYPE_NAMES[event_type]).inc(count)
         for trigger, count in Counter(opportunity.trigger for opportunity in out.opportunities).items():
             metrics.OPPORTUNITIES.labels(trigger).inc(count)
         metrics.LATE_EVENTS.inc(out.late)
         metrics.DUPLICATE_EVENTS.inc(out.duplicates)
         metrics.MISSING_SEQS.inc(out.missing)
-        metrics.SESSIONS_CLOSED.inc(len(out.sessions))
-        metrics.BOXES.labels(chunk.partition).inc(len(state.boxes) - self._boxes_counted)
-        self._boxes_counted = len(state.boxes)
+        metrics.SESSIONS_CLOSED.inc(out.sessions.num_rows if out.sessions is not None else 0)
+        metrics.BOXES.labels(chunk.partition).inc(len(state) - self._boxes_counted)
+        self._boxes_counted = len(state)
 
 
 @operator

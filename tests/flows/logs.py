@@ -6,20 +6,19 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from datastreamx.config import Config
-from datastreamx.model import identity
 from datastreamx.model.auction import Opportunity
-from datastreamx.model.chunk import Chunk, Record
+from datastreamx.model.chunk import Chunk, DecodedChunk
 from datastreamx.model.events import BoxEvent, Consent
 from datastreamx.model.keygroup import KeyGroup, group_of
 from datastreamx.tables import BOX_EVENTS, VIEWING_SESSIONS, Row, record_batch
 from datastreamx.wire.events import decode_event, encode_event
 from datastreamx.wire.facts import FactBatch
-from operators.viewing.state import KeyGroupState
 from tests.builders import T0, ad_break, config, heartbeat, power, shown, tune
+from tests.operators.model.reading import model_of
+from tests.operators.model.state import KeyGroupModel
 
 PARTITIONS = 2
 GROUPS = 2
@@ -145,12 +144,6 @@ class Oracle:
     dead_letters: set[tuple[int, int]] = field(default_factory=set)
 
 
-def key_group_state(group: KeyGroup, settings: Config) -> KeyGroupState:
-    """State of a key group that has seen nothing, as the ads flow makes it."""
-    pseudonym = partial(identity.box_key, settings.privacy.box_key_secret.reveal().encode())
-    return KeyGroupState(group, settings.viewing, settings.topics.events, pseudonym)
-
-
 def oracle_of(logs: Iterable[BoxLog], settings: Config) -> Oracle:
     """Run the state machine over every key group's log."""
     oracle = Oracle()
@@ -158,7 +151,7 @@ def oracle_of(logs: Iterable[BoxLog], settings: Config) -> Oracle:
         oracle.dead_letters |= {(log.partition, at) for at, event in enumerate(log.events) if event is None}
         for _, chunk in log.chunks(0, len(log.events)):
             group = KeyGroup(chunk.partition, chunk.group)
-            out = key_group_state(group, settings).process(_records(chunk))
+            out = model_of(settings, group).process(_decoded(chunk))
             oracle.rows[group, BOX_EVENTS.name] = out.events
             oracle.rows[group, VIEWING_SESSIONS.name] = out.sessions
             oracle.opportunities += out.opportunities
@@ -167,15 +160,15 @@ def oracle_of(logs: Iterable[BoxLog], settings: Config) -> Oracle:
 
 def facts_from(logs: Sequence[BoxLog], settings: Config, seed: int, starts: Mapping[int, int]) -> list[FactBatch]:
     """What an ads flow writes that resumes from a snapshot at the offsets `starts`."""
-    states: dict[KeyGroup, KeyGroupState] = {}
+    states: dict[KeyGroup, KeyGroupModel] = {}
     for log in logs:
         for key, chunk in log.chunks(0, starts[log.partition]):
-            state = states[KeyGroup.parse(key)] = key_group_state(KeyGroup.parse(key), settings)
-            state.process(_records(chunk))
+            state = states[KeyGroup.parse(key)] = model_of(settings, KeyGroup.parse(key))
+            state.process(_decoded(chunk))
     written: list[FactBatch] = []
     for key, chunk in cut(logs, seed, starts):
         group = KeyGroup.parse(key)
-        out = states.setdefault(group, key_group_state(group, settings)).process(_records(chunk))
+        out = states.setdefault(group, model_of(settings, group)).process(_decoded(chunk))
         written += [
             FactBatch(table.name, chunk.partition, chunk.group, record_batch(table, rows))
             for table, rows in ((BOX_EVENTS, out.events), (VIEWING_SESSIONS, out.sessions))
@@ -184,9 +177,11 @@ def facts_from(logs: Sequence[BoxLog], settings: Config, seed: int, starts: Mapp
     return written
 
 
-def _records(chunk: Chunk) -> list[Record]:
-    return [
-        Record(offset, timestamp_ms, decode_event(value))
-        for offset, timestamp_ms, value in zip(chunk.offsets, chunk.timestamps_ms, chunk.values, strict=True)
-        if value is not None and value != _BROKEN
-    ]
+def _decoded(chunk: Chunk) -> DecodedChunk:
+    found = DecodedChunk(chunk.partition, chunk.group, [], [], [], [])
+    for offset, timestamp_ms, value in zip(chunk.offsets, chunk.timestamps_ms, chunk.values, strict=True):
+        if value is not None and value != _BROKEN:
+            found.offsets.append(offset)
+            found.timestamps_ms.append(timestamp_ms)
+            found.events.append(decode_event(value))
+    return found

@@ -24,7 +24,7 @@ from datastreamx.wire.facts import FactBatch
 from flows import ads
 from flows.ports.ads import AdsPorts, live_bidding_ports
 from operators.repeats.marks import HighWaterMarks
-from operators.viewing.box import SEQ_WINDOW
+from operators.viewing.kernel import SEQ_WINDOW
 from tests.builders import T0
 from tests.flows.doubles import DecisionTopic, Script, ScriptedSource, bidder, run_epochs
 from tests.flows.logs import Oracle, cut, draw_logs, oracle_of, story_config

@@ -1,6 +1,6 @@
 """What a run without any fault would have led to, computed from the logs alone.
 
-Facts and opportunities follow from box-events by the pure parts of the operators. Decisions cannot be predicted: the
+Facts and opportunities follow from box-events by the model of viewing and by the pure parts of the other operators. Decisions cannot be predicted: the
 ad-decisions topic says what they were, and everything behind it follows from there.
 """
 
@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -25,8 +24,7 @@ from datastreamx.tables import BOX_EVENTS, MINUTE_ROLLUPS, TABLES, Row, Table
 from datastreamx.wire.decisions import decode_decision
 from operators.decisions.rows import bid_rows, decision_row, late_row
 from operators.decode.records import decode_chunk
-from operators.viewing.snapshot import encode_snapshot
-from operators.viewing.state import KeyGroupState
+from tests.operators.model.reading import Viewed, model_of, viewed
 
 T = TypeVar("T")
 
@@ -52,14 +50,14 @@ class Expected:
     Attributes:
         dead_letters: Reason by origin.
         opportunities: By auction id.
-        states: Snapshot of each key group after its last record, by Bytewax key.
+        states: State of each key group after its last record, by Bytewax key.
     """
 
     events: Counter[Row] = field(default_factory=Counter)
     sessions: Counter[Row] = field(default_factory=Counter)
     dead_letters: dict[Origin, str] = field(default_factory=dict)
     opportunities: dict[str, Opportunity] = field(default_factory=dict)
-    states: dict[str, bytes] = field(default_factory=dict)
+    states: dict[str, Viewed] = field(default_factory=dict)
     late: int = 0
     duplicates: int = 0
 
@@ -73,19 +71,18 @@ class Expected:
 def expect(config: Config, events: Iterable[Message]) -> Expected:
     """Replay the log of box-events, each key group as one chunk: no batching of the flow can be like it."""
     expected = Expected()
-    pseudonym = partial(identity.box_key, config.privacy.box_key_secret.reveal().encode())
     for key_group, messages in sorted(_by_key_group(config, events).items()):
         decoded = decode_chunk(_chunk(key_group, messages), config.topics.events, config.events.max_clock_skew_ms)
         for letter in decoded.dead_letters:
             expected.dead_letters[letter.topic, letter.partition, letter.offset] = letter.reason
-        if not decoded.records:
+        if not decoded.events:
             continue
-        state = KeyGroupState(key_group, config.viewing, config.topics.events, pseudonym)
-        out = state.process(decoded.records)
+        state = model_of(config, key_group)
+        out = state.process(decoded)
         expected.events.update(out.events)
         expected.sessions.update(out.sessions)
         expected.opportunities.update({one.auction_id: one for one in out.opportunities})
-        expected.states[key_group.key] = encode_snapshot(state)
+        expected.states[key_group.key] = viewed(state)
         expected.late += out.late
         expected.duplicates += out.duplicates
     return expected
@@ -225,7 +222,7 @@ class Evidence:
 
     Attributes:
         tables: Rows with their number, by table.
-        states: Snapshot of each key group in the recovery store, by Bytewax key.
+        states: State of each key group in the recovery store, by Bytewax key.
     """
 
     config: Config
@@ -234,7 +231,7 @@ class Evidence:
     dead_letters: dict[Origin, str]
     tables: dict[str, Counter[Row]]
     rollups: dict[RollupKey, dict[str, int]]
-    states: dict[str, bytes]
+    states: dict[str, Viewed]
 
 
 class Kind(StrEnum):

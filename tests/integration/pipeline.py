@@ -50,6 +50,7 @@ from tests.integration.oracle import (
     tables_behind,
 )
 from tests.integration.reading import read_topic
+from tests.operators.model.reading import Viewed, viewed_in
 
 FlowName = Literal["ads", "warehouse", "notices"]
 FLOWS: tuple[FlowName, ...] = ("ads", "warehouse")
@@ -416,15 +417,15 @@ class Pipeline:
             for row in self._select(MINUTE_ROLLUPS.name, f"{place}, {sums}", f"GROUP BY {place}")
         }
 
-    def viewing_states(self) -> dict[str, bytes]:
+    def viewing_states(self) -> dict[str, Viewed]:
         """State of every key group in the recovery stores of the ads flow, by key; stop it before."""
-        found: dict[str, bytes] = {}
+        found: dict[str, Viewed] = {}
         for ordinal in range(self.cells):
             if not place_of(self.config, ordinal).keeps_store:
                 continue
             states = _states(self.store("ads", ordinal), _VIEWING)
             assert not found.keys() & states.keys(), f"two cells hold {found.keys() & states.keys()}"
-            found |= states
+            found |= {key: viewed_in(value, self.config) for key, value in states.items()}
         return found
 
     def store(self, name: FlowName, ordinal: int = 0) -> Path:

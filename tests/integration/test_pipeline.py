@@ -21,6 +21,7 @@ from datastreamx.wire.events import encode_event
 from tests.integration.brokers import Broker, Record, produce
 from tests.integration.oracle import Evidence, decided, differences, expect
 from tests.integration.pipeline import FlowName, Pipeline, Servers, now_ms
+from tests.operators.model.reading import Viewed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -142,7 +143,7 @@ SPOILT: dict[str, Spoil] = {
     "second-decision": lambda e: dataclasses.replace(e, decisions=[*e.decisions, e.decisions[0]]),
     "lost-decision": lambda e: dataclasses.replace(e, decisions=e.decisions[1:]),
     "lost-dead-letter": lambda e: dataclasses.replace(e, dead_letters=dict([*e.dead_letters.items()][1:])),
-    "stale-state": lambda e: dataclasses.replace(e, states={**e.states, next(iter(e.states)): b""}),
+    "stale-state": lambda e: dataclasses.replace(e, states={**e.states, next(iter(e.states)): Viewed(0, {})}),
     "lost-rollup": lambda e: dataclasses.replace(e, rollups=dict([*e.rollups.items()][1:])),
 }
 

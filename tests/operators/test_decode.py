@@ -24,13 +24,13 @@ def one(key: bytes | None, value: bytes | None, timestamp_ms: int = T0) -> Decod
 
 def reason(decoded: DecodedChunk) -> str:
     (letter,) = decoded.dead_letters
-    assert decoded.records == []
+    assert decoded.events == []
     return letter.reason
 
 
 def test_event_keeps_its_place_in_the_log() -> None:
     decoded = decode_chunk(chunk(tune(0), heartbeat(5), partition=3, group=1, first_offset=40), "box-events", SKEW_MS)
-    assert [(record.offset, record.timestamp_ms, record.event) for record in decoded.records] == [
+    assert [*zip(decoded.offsets, decoded.timestamps_ms, decoded.events, strict=True)] == [
         (40, T0, tune(0)),
         (41, T0 + 5, heartbeat(5)),
     ]
@@ -45,7 +45,7 @@ def test_clock_ahead_by_the_allowed_skew_is_believed_and_by_more_is_not() -> Non
 
 
 def test_clock_that_is_behind_is_no_reason_to_refuse_an_event() -> None:
-    assert len(one(b"stb-1", encode_event(tune(0)), T0 + 86_400_000).records) == 1
+    assert len(one(b"stb-1", encode_event(tune(0)), T0 + 86_400_000).events) == 1
 
 
 @pytest.mark.parametrize("key", [None, b"", b"stb-2", b"STB-1", b"stb-1 "])
@@ -54,7 +54,7 @@ def test_key_other_than_the_box_id_is_a_mismatch(key: bytes | None) -> None:
 
 
 def test_key_is_compared_as_utf8() -> None:
-    assert len(one("d\u00e9codeur".encode(), encode_event(tune(0, box="d\u00e9codeur"))).records) == 1
+    assert len(one("d\u00e9codeur".encode(), encode_event(tune(0, box="d\u00e9codeur"))).events) == 1
 
 
 def test_tombstone_is_a_dead_letter() -> None:
@@ -104,7 +104,7 @@ def test_every_record_ends_in_exactly_one_list_in_log_order(
         SKEW_MS,
     )
     kinds = dict(zip(offsets, mix, strict=True))
-    assert [record.offset for record in decoded.records] == [at for at in offsets if kinds[at][0] == "sound"]
+    assert decoded.offsets == [at for at in offsets if kinds[at][0] == "sound"]
     assert [(letter.offset, letter.reason, letter.key, letter.value) for letter in decoded.dead_letters] == [
         (at, kind, key, value) for at, (kind, key, value, _) in kinds.items() if kind != "sound"
     ]
@@ -116,7 +116,7 @@ def test_arbitrary_records_are_all_accounted_for(mix: list[tuple[bytes | None, b
     offsets = list(range(len(mix)))
     given_chunk = Chunk(0, 0, offsets, [T0] * len(mix), [key for key, _ in mix], [value for _, value in mix])
     decoded = decode_chunk(given_chunk, "box-events", SKEW_MS)
-    places = [record.offset for record in decoded.records] + [letter.offset for letter in decoded.dead_letters]
+    places = decoded.offsets + [letter.offset for letter in decoded.dead_letters]
     assert sorted(places) == offsets
 
 
@@ -130,7 +130,7 @@ def test_dead_letters_leave_by_their_own_stream() -> None:
     op.output("chunks", out.chunks, TestingSink(chunks))
     op.output("dead_letters", out.dead_letters, TestingSink(letters))
     run_main(flow)
-    assert [(key, [record.offset for record in found.records]) for key, found in chunks] == [
+    assert [(key, found.offsets) for key, found in chunks] == [
         ("p000g1", [11]),
         ("p000g0", [0]),
     ]

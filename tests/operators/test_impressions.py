@@ -20,7 +20,7 @@ from operators.impressions.join import Billing, Display, Impression, ImpressionJ
 from operators.impressions.prices import in_bid_currency
 from operators.impressions.step import ImpressionsLogic, displays, pushes
 from operators.viewing.state import KeyGroupState
-from tests.builders import KEY_GROUP, T0, decision, heartbeat, outcome, records, shown, tune, winning_ad
+from tests.builders import KEY_GROUP, T0, decision, decoded, heartbeat, outcome, shown, tune, winning_ad
 from tests.operators.test_decisions import undecided, won
 
 GOLDEN = Path(__file__).parent / "golden" / "impressions-snapshot-v3.msgpack"
@@ -147,10 +147,14 @@ def test_memory_is_bounded_by_time() -> None:
     assert MEMORY_MS // 1_000 <= len(waiting) <= bound + 1
 
 
+BOX_KEY = "0f" * 16
+
+
 def facts(*events: BoxEvent, first_offset: int = 0) -> FactBatch:
-    state = KeyGroupState(KEY_GROUP, ViewingConfig(), "box-events", lambda box_id: f"key-of-{box_id}")
-    out = state.process(records(*events, first_offset=first_offset))
-    return FactBatch(BOX_EVENTS.name, 0, 0, record_batch(BOX_EVENTS, out.events))
+    state = KeyGroupState(KEY_GROUP, ViewingConfig(), "box-events", lambda _: BOX_KEY)
+    rows = state.process(decoded(*events, first_offset=first_offset)).events
+    assert rows is not None
+    return FactBatch(BOX_EVENTS.name, 0, 0, rows)
 
 
 def with_billing(number: int = 7, *, aggregator: str = "alpha", **changes: Any) -> Decision:
@@ -182,8 +186,8 @@ def decided(*decisions: Decision) -> DecisionBatch:
 def test_displays_are_read_from_the_rows_of_ad_shown_alone() -> None:
     found = displays(facts(tune(0), shown(1, "a"), heartbeat(2), shown(3, "b"), first_offset=40))
     assert found == [
-        Display(T0 + 1, "key-of-stb-1", "push-a", "a", 15_000, 0, 0, 41, 0),
-        Display(T0 + 3, "key-of-stb-1", "push-b", "b", 15_000, 0, 0, 43, 0),
+        Display(T0 + 1, BOX_KEY, "push-a", "a", 15_000, 0, 0, 41, 0),
+        Display(T0 + 3, BOX_KEY, "push-b", "b", 15_000, 0, 0, 43, 0),
     ]
 
 

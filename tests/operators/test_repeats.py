@@ -15,12 +15,11 @@ from datastreamx import metrics
 from datastreamx.errors import CrashError, StateMismatchError
 from datastreamx.model.log import LogBatch
 from datastreamx.snapshots import seal
-from datastreamx.tables import BOX_EVENTS, record_batch
 from datastreamx.wire.facts import FactBatch, encode_facts
 from operators.repeats.marks import HighWaterMarks, Position
 from operators.repeats.step import RepeatsLogic
 from operators.viewing.state import KeyGroupState
-from tests.builders import KEY_GROUP, T0, config, heartbeat, records
+from tests.builders import KEY_GROUP, T0, config, decoded, heartbeat
 
 GOLDEN = Path(__file__).parent / "golden" / "repeats-snapshot-v2.msgpack"
 
@@ -132,9 +131,10 @@ def _log_batch(*messages: FactBatch) -> LogBatch:
 
 
 def _heartbeats(first: int, end: int) -> FactBatch:
-    state = KeyGroupState(KEY_GROUP, config().viewing, "box-events", str)
-    out = state.process(records(*(heartbeat(at) for at in range(first, end)), first_offset=first))
-    return FactBatch("box_events", 0, 0, record_batch(BOX_EVENTS, out.events))
+    state = KeyGroupState(KEY_GROUP, config().viewing, "box-events", lambda _: "0" * 32)
+    rows = state.process(decoded(*(heartbeat(at) for at in range(first, end)), first_offset=first)).events
+    assert rows is not None
+    return FactBatch("box_events", 0, 0, rows)
 
 
 def test_messages_are_decoded_and_dropped_repeats_are_counted() -> None:

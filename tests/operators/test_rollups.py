@@ -22,8 +22,8 @@ from operators.impressions.join import Display, Impression, Push
 from operators.impressions.step import ImpressionBatch
 from operators.rollups.counts import Rollup
 from operators.rollups.step import Countable, RollupsLogic
-from operators.viewing.state import KeyGroupState
-from tests.builders import KEY_GROUP, T0, decision, heartbeat, outcome, records, shown, tune, winning_ad
+from tests.builders import KEY_GROUP, T0, decision, decoded, heartbeat, outcome, shown, tune, winning_ad
+from tests.operators.model.state import KeyGroupModel
 from tests.operators.naive import MEASURES, naive_totals, summed
 from tests.operators.test_decisions import undecided, won
 
@@ -33,8 +33,7 @@ INTERVAL = timedelta(milliseconds=50)
 
 
 def event_rows(*events: BoxEvent) -> list[Row]:
-    state = KeyGroupState(KEY_GROUP, ViewingConfig(), "box-events", lambda box_id: f"key-of-{box_id}")
-    return state.process(records(*events)).events
+    return KeyGroupModel(KEY_GROUP, ViewingConfig(), "box-events", str).process(decoded(*events)).events
 
 
 def facts(rows: list[Row]) -> FactBatch:

@@ -15,17 +15,16 @@ import msgspec
 from confluent_kafka import Message
 
 from datastreamx.model.chunk import DeadLetter
-from datastreamx.model.keygroup import KeyGroup
 from datastreamx.tables import BOX_EVENTS, MINUTE_ROLLUPS, TABLES, Row
 from datastreamx.wire.dead_letters import parse_dead_letter
 from datastreamx.wire.decisions import decode_decision
 from operators.impressions.join import Display, Impression
 from operators.impressions.step import pushes
 from operators.notices.notice import Notice, NoticeRules
-from operators.viewing.snapshot import encode_snapshot
-from operators.viewing.state import KeyGroupState
 from tests.integration import oracle
 from tests.integration.oracle import MEASURES, Decided, Evidence, Expected, Kind, Origin, RollupKey
+from tests.operators.model.box import NEVER_MS
+from tests.operators.model.reading import Viewed, viewed_in
 from tests.simulation.flows import CONFIG
 
 if TYPE_CHECKING:
@@ -129,18 +128,15 @@ def _firsts(decisions: list[Message]) -> list[Message]:
     return list(firsts.values())
 
 
-def _states(history: History) -> dict[str, bytes]:
-    return {
-        key: value
+def _states(history: History) -> dict[str, Viewed]:
+    """States of all key groups but those that have seen nothing but dead letters; the oracle knows none of them."""
+    states = {
+        key: viewed_in(value, CONFIG)
         for cell in history.cells
         for (step_id, key), value in cell.store.values.items()
-        if step_id == "ads.viewing.state" and value != _blank(key)
+        if step_id == "ads.viewing.state"
     }
-
-
-def _blank(key: str) -> bytes:
-    """State of a key group that has seen nothing but dead letters; the oracle knows none."""
-    return encode_snapshot(KeyGroupState(KeyGroup.parse(key), CONFIG.viewing, CONFIG.topics.events, str))
+    return {key: state for key, state in states.items() if state.watermark_ms != NEVER_MS}
 
 
 def _rollups(rows: Counter[Row]) -> dict[RollupKey, dict[str, int]]:

@@ -11,8 +11,7 @@ import msgspec
 from datastreamx.model.events import Consent
 
 SEQ_WINDOW = 64
-"""How many sequence numbers up to the highest one are remembered, to tell a duplicate from a late arrival: as many as
-an integer of MessagePack has bits."""
+"""How many sequence numbers up to the highest one are remembered, to tell a duplicate from a late arrival."""
 _SEQ_MASK = (1 << SEQ_WINDOW) - 1
 
 NEVER_MS = -1
@@ -64,10 +63,8 @@ class Box(msgspec.Struct, array_like=True, gc=False):
     Attributes:
         box_key: Pseudonym, computed once.
         seen: Bit k is set when seq `last_seq - k` was seen.
-        dwell_armed: The current tune has not yet become an opportunity nor been passed over.
-        tune_offset: Kafka offset of the current tune; the id of the opportunity that it causes derives from it.
-        tune_consent: What the viewer allowed with the current tune, for as long as `dwell_armed` is set: the strings
-            are long.
+        tune_offset: Kafka offset of the current tune, as long as it has not become an opportunity nor been passed over.
+        tune_consent: What the viewer allowed with that tune.
         last_opportunity_ms: Event time of the latest opportunity.
         housekeeping_ms: When the box's one housekeeping timer is due; it may be early, never too late.
         sessions: Open sessions, by start; mostly one, two while an older one may still receive events.
@@ -89,8 +86,7 @@ class Box(msgspec.Struct, array_like=True, gc=False):
     power_ms: int = NEVER_MS
     power_seq: int = 0
     standby: bool = False
-    dwell_armed: bool = False
-    tune_offset: int = 0
+    tune_offset: int | None = None
     tune_consent: Consent | None = None
     last_opportunity_ms: int = NEVER_MS
     housekeeping_ms: int = NEVER_MS
