@@ -28,6 +28,7 @@ from operators.bidding.memory import DecidedMemory, DecisionReader
 from operators.bidding.rates import RateTable
 from operators.bidding.selection import build_policy
 from operators.bidding.step import BiddingPorts
+from operators.viewing.warm import warm_up
 from sinks.ad_push.sink import AdPushSink
 from sinks.dead_letter.sink import DeadLetterSink
 from sinks.facts.sink import FactsSink
@@ -56,6 +57,9 @@ def live_ads_ports(process: Process) -> AdsPorts:
         RetryableError: No broker answers.
     """
     config, pulse = process.config, process.pulse
+    pulse.enter("starting", "compiling")
+    warm_up()
+    pulse.enter("starting", "connecting")
     log = DecisionLog(config, on_wait=pulse.beat)
     process.resources.callback(log.close)
     acked, outside = AckedOffsets(), Outside(on_wait=pulse.beat)

@@ -16,6 +16,7 @@ from datastreamx.tables import TABLES
 from flows.ports import Process
 from flows.replaying.meter import Meter
 from flows.replaying.span import Span, start_of
+from operators.viewing.warm import warm_up
 from sinks.bigquery.sink import BigQuerySink
 from sources.kafka.replay import ReplayItem, ReplaySource
 
@@ -35,6 +36,7 @@ class RowsPorts:
 def rows_ports(process: Process, span: Span, bigquery: BigQueryConfig, meter: Meter) -> RowsPorts:
     """Kafka and another dataset; dead letters are only counted."""
     config = process.config
+    warm_up()
     return RowsPorts(
         log=ReplaySource(
             config,

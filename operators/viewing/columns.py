@@ -54,7 +54,7 @@ def _sparse(size: int, held: Sequence[int], events: Sequence[BoxEvent], field: s
     return pa.array(column, kind)
 
 
-def event_rows(
+def event_rows(  # noqa: PLR0913, PLR0917  the parts of one table
     key_group: KeyGroup, log: Int64s, events: Sequence[BoxEvent], rows: Int64s, keys: str, names: Names
 ) -> pa.RecordBatch:
     """Rows of box_events.
@@ -69,8 +69,8 @@ def event_rows(
     """
     size = rows.shape[1]
     if size != len(events):
-        log = log[:, rows[Out.INDEX]]
-        events = [events[index] for index in rows[Out.INDEX].tolist()]
+        log = log[:, rows[Out.PLACE]]
+        events = [events[place] for place in rows[Out.PLACE].tolist()]
     types = log[In.TYPE]
     shown = np.flatnonzero(types == AD_SHOWN).tolist()
     breaks = np.flatnonzero(types == AD_BREAK).tolist()

@@ -41,7 +41,7 @@ _ONE = np.uint64(1)
 
 # Numba takes integers of the module as constants, attributes of a class not.
 _OFFSET, _TIME, _SEQ, _TYPE, _NAME, _SLOT = In.OFFSET, In.EVENT_TIME_MS, In.SEQ, In.TYPE, In.NAME, In.SLOT
-_R_INDEX, _R_SLOT, _R_GAP, _R_LATE = Out.INDEX, Out.SLOT, Out.SEQ_GAP, Out.IS_LATE
+_R_PLACE, _R_SLOT, _R_GAP, _R_LATE = Out.PLACE, Out.SLOT, Out.SEQ_GAP, Out.IS_LATE
 _R_CHANNEL, _R_LAST_CHANNEL, _R_LAST_AD = Out.CHANNEL, Out.LAST_CHANNEL, Out.LAST_AD
 
 
@@ -290,7 +290,7 @@ def _note_seq(box: Records, seq: int, time_ms: int) -> int:
 def _tune(head: Records, timers: Records, box: Records, slot: int, time_ms: int, seq: int, channel: int) -> None:
     """Take a tune into account; if it is now the current one, its dwell begins."""
     if box.channel == NO_NAME or _is_after(time_ms, seq, box.channel_ms, box.channel_seq):
-        if box.channel != NO_NAME and box.channel != channel:
+        if box.channel not in (NO_NAME, channel):
             box.last_channel_ms = box.channel_ms
             box.last_channel_seq = box.channel_seq
             box.last_channel = box.channel
@@ -308,11 +308,11 @@ def _tune(head: Records, timers: Records, box: Records, slot: int, time_ms: int,
 
 
 @compiled
-def _offer(head: Records, box: Records, slot: int, index: int, time_ms: int, found: Records) -> int:
+def _offer(head: Records, box: Records, slot: int, place: int, time_ms: int, found: Records) -> int:
     """Note an opportunity, unless the box is in standby or had one too recently.
 
     Returns:
-        Its place in `found`, for the caller to tell the cause and the channels; or `NONE`.
+        Its index in `found`, for the caller to tell the cause and the channels; or `NONE`.
     """
     if box.is_standby:
         return NONE
@@ -321,7 +321,7 @@ def _offer(head: Records, box: Records, slot: int, index: int, time_ms: int, fou
     box.last_opportunity_ms = time_ms
     at = head.opportunities
     head.opportunities += 1
-    found[at].index = index
+    found[at].place = place
     found[at].opportunity_ms = time_ms
     found[at].slot = slot
     found[at].last_ad = box.last_ad
@@ -330,7 +330,7 @@ def _offer(head: Records, box: Records, slot: int, index: int, time_ms: int, fou
 
 
 @compiled
-def _fire_timers(head: Records, boxes: Records, sessions: Records, timers: Records, index: int, found: Records) -> None:
+def _fire_timers(head: Records, boxes: Records, sessions: Records, timers: Records, place: int, found: Records) -> None:
     """Fire all timers that the watermark has passed."""
     head.ordinal = 0
     limit = head.watermark_ms * 2 + 1
@@ -345,7 +345,7 @@ def _fire_timers(head: Records, boxes: Records, sessions: Records, timers: Recor
         if kind == DWELL:
             # A later tune has armed its own timer; this one is about a channel that was left in time.
             if box.tune_offset != NO_OFFSET and box.channel_ms + head.dwell_ms == due_ms:
-                at = _offer(head, box, slot, index, due_ms, found)
+                at = _offer(head, box, slot, place, due_ms, found)
                 if at != NONE:
                     found[at].is_dwell = True
                     found[at].cause_offset = box.tune_offset
@@ -360,6 +360,47 @@ def _fire_timers(head: Records, boxes: Records, sessions: Records, timers: Recor
             else:
                 box.housekeeping_ms = NEVER_MS
                 _arm_housekeeping(head, timers, sessions, box, slot)
+
+
+@compiled
+def _apply(
+    head: Records,
+    sessions: Records,
+    timers: Records,
+    box: Records,
+    slot: int,
+    place: int,
+    time_ms: int,
+    seq: int,
+    event_type: int,
+    name: int,
+    found: Records,
+) -> None:
+    """What an event that is neither late nor a duplicate does to its box."""
+    session = _session_at(head, sessions, box, slot, time_ms)
+    session.events += 1
+    _arm_housekeeping(head, timers, sessions, box, slot)
+    if event_type == TUNE:
+        session.tunes += 1
+        _note_tune(session, time_ms, seq, name)
+        _tune(head, timers, box, slot, time_ms, seq, name)
+    elif event_type == AD_SHOWN:
+        session.ads_shown += 1
+        if box.last_ad == NO_NAME or _is_after(time_ms, seq, box.last_ad_ms, box.last_ad_seq):
+            box.last_ad_ms = time_ms
+            box.last_ad_seq = seq
+            box.last_ad = name
+    elif event_type == AD_BREAK:
+        at = _offer(head, box, slot, place, time_ms, found)
+        if at != NONE:
+            found[at].is_dwell = False
+            found[at].cause_offset = head.offset
+            found[at].channel = name
+            found[at].last_channel = box.last_channel if box.channel == name else box.channel
+    elif event_type != HEARTBEAT and _is_after(time_ms, seq, box.power_ms, box.power_seq):
+        box.power_ms = time_ms
+        box.power_seq = seq
+        box.is_standby = event_type == STANDBY
 
 
 @compiled
@@ -383,13 +424,13 @@ def advance(
     head = heads[0]
     head.closed = head.opportunities = 0
     emitted = 0
-    for index in range(log.shape[1]):
-        time_ms, seq, slot = log[_TIME, index], log[_SEQ, index], log[_SLOT, index]
-        event_type, name = log[_TYPE, index], log[_NAME, index]
-        head.offset = log[_OFFSET, index]
+    for place in range(log.shape[1]):
+        time_ms, seq, slot = log[_TIME, place], log[_SEQ, place], log[_SLOT, place]
+        event_type, name = log[_TYPE, place], log[_NAME, place]
+        head.offset = log[_OFFSET, place]
         if time_ms > head.watermark_ms:
             head.watermark_ms = time_ms
-            _fire_timers(head, boxes, sessions, timers, index, found)
+            _fire_timers(head, boxes, sessions, timers, place, found)
         box = boxes[slot]
         gap = 0
         if not box.is_present:
@@ -403,31 +444,8 @@ def advance(
         if is_late:
             _arm_housekeeping(head, timers, sessions, box, slot)
         else:
-            session = _session_at(head, sessions, box, slot, time_ms)
-            session.events += 1
-            _arm_housekeeping(head, timers, sessions, box, slot)
-            if event_type == TUNE:
-                session.tunes += 1
-                _note_tune(session, time_ms, seq, name)
-                _tune(head, timers, box, slot, time_ms, seq, name)
-            elif event_type == AD_SHOWN:
-                session.ads_shown += 1
-                if box.last_ad == NO_NAME or _is_after(time_ms, seq, box.last_ad_ms, box.last_ad_seq):
-                    box.last_ad_ms = time_ms
-                    box.last_ad_seq = seq
-                    box.last_ad = name
-            elif event_type == AD_BREAK:
-                at = _offer(head, box, slot, index, time_ms, found)
-                if at != NONE:
-                    found[at].is_dwell = False
-                    found[at].cause_offset = head.offset
-                    found[at].channel = name
-                    found[at].last_channel = box.last_channel if box.channel == name else box.channel
-            elif event_type != HEARTBEAT and _is_after(time_ms, seq, box.power_ms, box.power_seq):
-                box.power_ms = time_ms
-                box.power_seq = seq
-                box.is_standby = event_type == STANDBY
-        rows[_R_INDEX, emitted] = index
+            _apply(head, sessions, timers, box, slot, place, time_ms, seq, event_type, name, found)
+        rows[_R_PLACE, emitted] = place
         rows[_R_SLOT, emitted] = slot
         rows[_R_GAP, emitted] = gap
         rows[_R_LATE, emitted] = is_late

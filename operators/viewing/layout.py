@@ -79,7 +79,7 @@ TIMER = _record("order", "key_high", "slot")
 """`order` is due time * 2 + kind. Timers fire by (due time, kind, first 64 bits of the box's key)."""
 
 OPPORTUNITY = _record(
-    "index",
+    "place",
     "cause_offset",
     "opportunity_ms",
     "slot",
@@ -89,7 +89,7 @@ OPPORTUNITY = _record(
     "is_dwell",
     "is_expired",
 )
-"""An opportunity; `index` is the place in the chunk of the record that emitted it."""
+"""An opportunity; `place` is that of the event that emitted it, in its chunk."""
 
 RULES = (
     "allowed_lateness_ms",
@@ -139,9 +139,9 @@ class In:
 
 
 class Out:
-    """Rows of the matrix of emitted rows, one column per row of box_events; `INDEX` is the event's place."""
+    """Rows of the matrix of emitted rows, one column per row of box_events; `PLACE` is the event's in its chunk."""
 
-    INDEX = 0
+    PLACE = 0
     SLOT = 1
     SEQ_GAP = 2
     IS_LATE = 3

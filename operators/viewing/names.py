@@ -19,6 +19,11 @@ class Names:
     doubled, `is_due_for_sweep` asks the owner to `sweep` it.
     """
 
+    _texts: list[str | None]
+    _codes: dict[str, int]
+    _column: pa.Array
+    _sweep_at: int
+
     def __init__(self) -> None:
         self._rebuild([None])
 

@@ -35,7 +35,7 @@ def _plan(record: np.dtype[Any], outer: np.dtype[Any], *fields: tuple[str, int, 
     return np.array(rows, _PLAN)
 
 
-BOX_PLAN = _plan(
+_BOX_PLAN = _plan(
     BOX,
     HEAD,
     ("last_event_ms", NEVER_MS, ".watermark_ms"),
@@ -59,7 +59,7 @@ BOX_PLAN = _plan(
 )
 """All but the key, which is computed anew, and what links the box to its sessions."""
 
-SESSION_PLAN = _plan(
+_SESSION_PLAN = _plan(
     SESSION,
     BOX,
     ("end_ms", NEVER_MS, ".last_event_ms"),
@@ -75,10 +75,12 @@ SESSION_PLAN = _plan(
     ("first_tune_seq", 0, "last_tune_seq"),
 )
 
+PLANS = (_BOX_PLAN, _SESSION_PLAN)
+
 _VARINT_BYTES_MAX = 10
-BOX_BYTES_MAX = _VARINT_BYTES_MAX * (len(BOX_PLAN) + 1)
+BOX_BYTES_MAX = _VARINT_BYTES_MAX * (len(_BOX_PLAN) + 1)
 """Of one box and the number of its sessions."""
-SESSION_BYTES_MAX = _VARINT_BYTES_MAX * len(SESSION_PLAN)
+SESSION_BYTES_MAX = _VARINT_BYTES_MAX * len(_SESSION_PLAN)
 
 _SEVEN = np.uint64(7)
 _LOW = np.uint64(0x7F)
@@ -88,7 +90,7 @@ _BITS = 64
 
 
 @compiled
-def _put(out: Records, at: int, value: int) -> int:
+def _put(out: Records, at: int, value: Any) -> int:
     """Write a number without sign; returns where the next one goes."""
     rest = np.uint64(value)
     while rest > _LOW:
@@ -153,23 +155,26 @@ def _get_words(packed: Records, at: int, plan: Records, words: Records, outer: R
 
 @compiled
 def pack(
-    heads: Records, boxes: Records, sessions: Records, words: Any, box_plan: Records, session_plan: Records, out: Records
+    boxes: Records,
+    sessions: Records,
+    words: Any,
+    plans: Any,
+    out: Records,
 ) -> Any:
     """Write all boxes that are present, by slot, each followed by its open sessions.
 
     Args:
-        heads: One `HEAD`.
         boxes: `BOX` by slot.
         sessions: `SESSION`.
-        words: Matrices of the integers of these three.
-        box_plan: `BOX_PLAN`.
-        session_plan: `SESSION_PLAN`.
+        words: Matrices of the integers of one `HEAD`, the boxes and the sessions.
+        plans: `PLANS`.
         out: Room.
 
     Returns:
         Bytes and open sessions written.
     """
     head_words, box_words, session_words = words
+    box_plan, session_plan = plans
     at = total = 0
     for slot in range(boxes.size):
         box = boxes[slot]
@@ -196,8 +201,7 @@ def unpack(
     boxes: Records,
     sessions: Records,
     words: Any,
-    box_plan: Records,
-    session_plan: Records,
+    plans: Any,
     packed: Records,
     count: int,
     end: int,
@@ -209,8 +213,7 @@ def unpack(
         boxes: Room for `count` boxes.
         sessions: Room for as many as `pack` wrote.
         words: As for `pack`.
-        box_plan: `BOX_PLAN`.
-        session_plan: `SESSION_PLAN`.
+        plans: `PLANS`.
         packed: What `pack` wrote, and behind it zeros enough for a box and a session, so that no read ends outside.
         count: Boxes in there.
         end: Bytes in there.
@@ -220,6 +223,7 @@ def unpack(
     """
     head = heads[0]
     head_words, box_words, session_words = words
+    box_plan, session_plan = plans
     at = 0
     for slot in range(count):
         box = boxes[slot]

@@ -73,7 +73,7 @@ class Packed(NamedTuple):
 class _Found(NamedTuple):
     """Fields of `OPPORTUNITY`."""
 
-    index: int
+    place: int
     cause_offset: int
     opportunity_ms: int
     slot: int
@@ -150,10 +150,9 @@ class KeyGroupState:
 
     def pack(self) -> Packed:
         """Everything that a later process needs to go on."""
-        out = np.empty(len(self.boxes) * packing.BOX_BYTES_MAX + self._head("sessions") * packing.SESSION_BYTES_MAX, np.uint8)
-        size, sessions = packing.pack(
-            self.heads, self.boxes, self.sessions, self._words(), packing.BOX_PLAN, packing.SESSION_PLAN, out
-        )
+        room = len(self.boxes) * packing.BOX_BYTES_MAX + self._head("sessions") * packing.SESSION_BYTES_MAX
+        out = np.empty(room, np.uint8)
+        size, sessions = packing.pack(self.boxes, self.sessions, self._words(), packing.PLANS, out)
         present = compress(self._box_ids, self.boxes["is_present"].tolist())
         box_ids = [box_id for box_id in present if box_id is not None]
         consents = self._armed_consents()
@@ -181,7 +180,7 @@ class KeyGroupState:
         octets = np.zeros(size + packing.BOX_BYTES_MAX + packing.SESSION_BYTES_MAX, np.uint8)
         octets[:size] = np.frombuffer(packed.octets, np.uint8)
         is_sound = packing.unpack(
-            self.heads, self.boxes, self.sessions, self._words(), packing.BOX_PLAN, packing.SESSION_PLAN, octets, count, size
+            self.heads, self.boxes, self.sessions, self._words(), packing.PLANS, octets, count, size
         )
         if not is_sound:
             raise ValueError(f"{size} bytes are not the {count} boxes that they are said to be")
@@ -193,7 +192,7 @@ class KeyGroupState:
     def _words(self) -> tuple[Array, ...]:
         """The same memory as matrices of integers, a record a row."""
         return tuple(
-            records.view(np.int64).reshape(len(records), len(records.dtype))
+            records.view(np.int64).reshape(len(records), records.itemsize // 8)
             for records in (self.heads, self.boxes, self.sessions)
         )
 
@@ -313,7 +312,7 @@ class KeyGroupState:
         if found.is_dwell:
             consent = self.consents.pop(found.cause_offset, None)
         else:
-            event = chunk.events[found.index]
+            event = chunk.events[found.place]
             if not isinstance(event, AdBreak):
                 raise AssertionError("an opportunity without dwell or break")
             slot_ms, break_id, consent = event.duration_ms, event.break_id, event.consent
@@ -326,8 +325,8 @@ class KeyGroupState:
             box_key=box_key,
             partition=self.key_group.partition,
             group=self.key_group.group,
-            offset=chunk.offsets[found.index],
-            emitted_ms=chunk.timestamps_ms[found.index],
+            offset=chunk.offsets[found.place],
+            emitted_ms=chunk.timestamps_ms[found.place],
             trigger="dwell" if found.is_dwell else "ad_break",
             opportunity_ms=found.opportunity_ms,
             deadline_ms=found.opportunity_ms + self._config.decision_budget_ms,

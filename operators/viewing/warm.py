@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from datastreamx.config import ViewingConfig
 from datastreamx.model.chunk import DecodedChunk
 from datastreamx.model.events import Heartbeat
@@ -10,10 +12,12 @@ from operators.viewing.snapshot import decode_snapshot, encode_snapshot
 from operators.viewing.state import KeyGroupState
 
 
+@cache
 def warm_up() -> None:
     """Run every compiled function once. Seconds when the cache is cold, half a second when it is not.
 
-    Otherwise the first chunk would take that long, and a supervisor might take the worker for hung.
+    Otherwise the first chunk would take that long, and a supervisor might take the worker for hung. Again in the same
+    process it costs nothing.
     """
     state = _empty(KeyGroup(0, 0))
     # The second event closes the session of the first and forgets its box.

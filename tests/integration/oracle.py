@@ -1,7 +1,7 @@
 """What a run without any fault would have led to, computed from the logs alone.
 
-Facts and opportunities follow from box-events by the model of viewing and by the pure parts of the other operators. Decisions cannot be predicted: the
-ad-decisions topic says what they were, and everything behind it follows from there.
+Facts and opportunities follow from box-events by the decoder and the model of viewing, which is not what the flow runs.
+Decisions cannot be predicted: the ad-decisions topic says what they were, and everything behind it follows from there.
 """
 
 from __future__ import annotations

@@ -12,20 +12,19 @@ from datastreamx.config import ViewingConfig
 from datastreamx.errors import CrashError
 from datastreamx.tables import BOX_EVENTS, FACT_TABLES, VIEWING_SESSIONS, record_batch
 from datastreamx.wire.facts import FactBatch, decode_facts, encode_facts
-from operators.viewing.state import KeyGroupState
 from tests.builders import KEY_GROUP, ad_break, decoded, heartbeat, power, shown, tune
+from tests.operators.model.state import KeyGroupModel
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
 def sample(table: str = "box_events") -> FactBatch:
-    state = KeyGroupState(KEY_GROUP, ViewingConfig(), "box-events", lambda _: "0f" * 16)
+    state = KeyGroupModel(KEY_GROUP, ViewingConfig(), "box-events", lambda box_id: f"key-of-{box_id}")
     out = state.process(
         decoded(tune(0), shown(1, "ad-\u00e9"), ad_break(2), power(3, "on"), heartbeat(2_000_000, box="stb-2"))
     )
-    rows = {BOX_EVENTS: out.events, VIEWING_SESSIONS: out.sessions}[FACT_TABLES[table]]
-    assert rows is not None
-    return FactBatch(table, 7, 3, rows)
+    rows = {BOX_EVENTS: out.events, VIEWING_SESSIONS: out.sessions}
+    return FactBatch(table, 7, 3, record_batch(FACT_TABLES[table], rows[FACT_TABLES[table]]))
 
 
 @pytest.mark.parametrize("table", FACT_TABLES)

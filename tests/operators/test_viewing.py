@@ -403,5 +403,5 @@ def test_bytes_that_do_not_add_up_are_refused() -> None:
     """Sealed as they are, only another program can have written them; reading must not run out of its memory."""
     whole = run(tune(0, "a"), shown(1), heartbeat(2, box="stb-2"))[0].pack()
     for kept in range(len(whole.octets)):
-        with pytest.raises(ValueError, match="are not the 2 boxes|cannot hold"):
+        with pytest.raises(ValueError, match=r"are not the 2 boxes|cannot hold"):
             state().restore(whole._replace(octets=whole.octets[:kept]))

@@ -1,6 +1,6 @@
 """The compiled state machine of viewing against the model, on random logs: after every chunk they must agree on all.
 
-`make test` looks at a few hundred logs. More: `DATASTREAMX_TEST_SEEDS=20000 pytest tests/operators/test_viewing_model.py`.
+`make test` looks at a few hundred logs; DATASTREAMX_TEST_SEEDS=20000 makes it as many.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def _sent(rng: random.Random) -> Iterator[BoxEvent]:
             case 0 | 1 | 2:
                 yield Tune(**place, channel_id=rng.choice(channels), consent=consent)
             case 3 | 4:
-                yield AdShown(**place, push_id=f"push-{seq}", ad_id=f"ad{rng.randrange(ads)}", shown_ms=rng.randrange(9))
+                yield AdShown(
+                    **place, push_id=f"push-{seq}", ad_id=f"ad{rng.randrange(ads)}", shown_ms=rng.randrange(9)
+                )
             case 5 | 6:
                 spot: dict[str, Any] = {"break_id": f"b{seq}", "starts_in_ms": 1, "duration_ms": rng.randrange(99)}
                 yield AdBreak(**place, **spot, channel_id=rng.choice([*channels, "elsewhere"]), consent=consent)

@@ -1,1 +1,1 @@
-"""Viewing once more: objects, dictionaries and a heap of tuples. What the compiled state machine is measured against."""
+"""Viewing once more: objects, dictionaries and a heap of tuples; what the compiled machine is measured against."""

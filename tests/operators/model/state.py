@@ -26,7 +26,7 @@ _HOUSEKEEPING = 0
 _DWELL = 1
 
 Timer = tuple[int, int, str, str]
-"""(due in event time ms, kind, box key, box id): unique per box and kind, so ties break the same way in every replay."""
+"""(due in event time ms, kind, box key, box id): so ties break the same way in every replay."""
 
 
 class Record(NamedTuple):
@@ -214,7 +214,7 @@ class KeyGroupModel:
             box.housekeeping_ms = due_ms
             self._arm(due_ms, _HOUSEKEEPING, box_id, box)
 
-    def _offer(  # noqa: PLR0913 - one parameter per fact of the opportunity, all by name
+    def _offer(
         self,
         *,
         box_id: str,
