@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -153,8 +153,7 @@ class KeyGroupState:
         room = len(self.boxes) * packing.BOX_BYTES_MAX + self._head("sessions") * packing.SESSION_BYTES_MAX
         out = np.empty(room, np.uint8)
         size, sessions = packing.pack(self.boxes, self.sessions, self._words(), packing.PLANS, out)
-        present = compress(self._box_ids, self.boxes["is_present"].tolist())
-        box_ids = [box_id for box_id in present if box_id is not None]
+        box_ids = cast("list[str]", [*compress(self._box_ids, self.boxes["is_present"].tolist())])
         consents = self._armed_consents()
         octets = out[:size].tobytes()
         return Packed(self._head("watermark_ms"), self.names.known(), consents, box_ids, sessions, octets)
@@ -203,20 +202,20 @@ class KeyGroupState:
         code = self.names.code
         for place, event in enumerate(events):
             name = kernel.NO_NAME
-            if isinstance(event, Heartbeat):
+            if type(event) is Heartbeat:
                 types.append(kernel.HEARTBEAT)
-            elif isinstance(event, Tune):
+            elif type(event) is Tune:
                 types.append(kernel.TUNE)
                 name = code(event.channel_id)
                 if event.consent is not None:
                     self.consents[offsets[place]] = event.consent
-            elif isinstance(event, AdShown):
+            elif type(event) is AdShown:
                 types.append(kernel.AD_SHOWN)
                 name = code(event.ad_id)
-            elif isinstance(event, AdBreak):
+            elif type(event) is AdBreak:
                 types.append(kernel.AD_BREAK)
                 name = code(event.channel_id)
-            elif isinstance(event, Power):
+            elif type(event) is Power:
                 types.append(kernel.STANDBY if event.state == "standby" else kernel.POWER_ON)
             names.append(name)
         if len(self.consents) > self._consents_sweep_at:
@@ -238,9 +237,7 @@ class KeyGroupState:
         unknown = known.count(None)
         if unknown > len(self._free_slots):
             self._make_slots(len(box_ids))
-        if unknown:
-            return [self._slot_of(box_id) for box_id in box_ids]
-        return [slot for slot in known if slot is not None]
+        return [self._slot_of(box_id) for box_id in box_ids] if unknown else cast("list[int]", known)
 
     def _slot_of(self, box_id: str) -> int:
         slot = self.slots.get(box_id)
