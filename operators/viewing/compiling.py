@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numba
+from numba.core.caching import FunctionCache
 
 from datastreamx.log import get_logger
 
@@ -26,15 +27,39 @@ def compiled(function: F) -> F:
     The cache watches only the file that a function is in. So a module of compiled functions calls none of another, and
     takes from others no constant whose value might change.
     """
-    machine: F
+    machine: Any = numba.njit(_nrt=False)(function)
     try:
-        machine = numba.njit(cache=True, _nrt=False)(function)
-    except RuntimeError as error:  # Numba's way to say that there is no place for the cache.
+        machine._cache = _Cache(function)  # noqa: SLF001  what `cache=True` does, with a cache that forgives
+    except RuntimeError as error:  # Numba's way to say that there is no place for it.
         _warn(str(error))
-        machine = numba.njit(_nrt=False)(function)
-    return machine
+    compiled_function: F = machine
+    return compiled_function
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]  # Numba has no types that we look at
+    """Numba's, but a full disk or a file that a power failure has cut short costs no more than time."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Machine code for a signature, or `None`."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # noqa: BLE001  a damaged pickle raises whatever it likes
+            _warn(repr(error))
+            self.save(self.flush)
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep machine code for a signature."""
+        self.save(lambda: super(_Cache, self).save_overload(sig, data))
+
+    def save(self, write: Callable[[], None]) -> None:
+        """Write to the cache, or warn."""
+        try:
+            write()
+        except Exception as error:  # noqa: BLE001  see above
+            _warn(repr(error))
 
 
 @cache
 def _warn(problem: str) -> None:
-    _log.warning("compiler_cache_unusable", problem=problem, remedy="set NUMBA_CACHE_DIR to a writable folder")
+    _log.warning("viewing.compiler_cache_unusable", problem=problem, remedy="set NUMBA_CACHE_DIR to a writable folder")

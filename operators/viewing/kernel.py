@@ -121,6 +121,7 @@ def arm_all(heads: Records, boxes: Records, timers: Records) -> None:
 
 @compiled
 def _is_after(time_ms: int, seq: int, other_ms: int, other_seq: int) -> bool:
+    """Whether one report is newer than another; any is newer than none, whose time is `NEVER_MS`."""
     return time_ms > other_ms or (time_ms == other_ms and seq > other_seq)
 
 
@@ -131,7 +132,7 @@ def _note_tune(session: Records, time_ms: int, seq: int, channel: int) -> None:
         session.first_tune_ms = time_ms
         session.first_tune_seq = seq
         session.first_channel = channel
-    if session.last_channel == NO_NAME or _is_after(time_ms, seq, session.last_tune_ms, session.last_tune_seq):
+    if _is_after(time_ms, seq, session.last_tune_ms, session.last_tune_seq):
         session.last_tune_ms = time_ms
         session.last_tune_seq = seq
         session.last_channel = channel
@@ -289,7 +290,7 @@ def _note_seq(box: Records, seq: int, time_ms: int) -> int:
 @compiled
 def _tune(head: Records, timers: Records, box: Records, slot: int, time_ms: int, seq: int, channel: int) -> None:
     """Take a tune into account; if it is now the current one, its dwell begins."""
-    if box.channel == NO_NAME or _is_after(time_ms, seq, box.channel_ms, box.channel_seq):
+    if _is_after(time_ms, seq, box.channel_ms, box.channel_seq):
         if box.channel not in (NO_NAME, channel):
             box.last_channel_ms = box.channel_ms
             box.last_channel_seq = box.channel_seq
@@ -299,9 +300,7 @@ def _tune(head: Records, timers: Records, box: Records, slot: int, time_ms: int,
         box.channel = channel
         box.tune_offset = head.offset
         _push_timer(head, timers, box, slot, time_ms + head.dwell_ms, DWELL)
-    elif channel != box.channel and (
-        box.last_channel == NO_NAME or _is_after(time_ms, seq, box.last_channel_ms, box.last_channel_seq)
-    ):
+    elif channel != box.channel and _is_after(time_ms, seq, box.last_channel_ms, box.last_channel_seq):
         box.last_channel_ms = time_ms
         box.last_channel_seq = seq
         box.last_channel = channel
@@ -386,7 +385,7 @@ def _apply(
         _tune(head, timers, box, slot, time_ms, seq, name)
     elif event_type == AD_SHOWN:
         session.ads_shown += 1
-        if box.last_ad == NO_NAME or _is_after(time_ms, seq, box.last_ad_ms, box.last_ad_seq):
+        if _is_after(time_ms, seq, box.last_ad_ms, box.last_ad_seq):
             box.last_ad_ms = time_ms
             box.last_ad_seq = seq
             box.last_ad = name

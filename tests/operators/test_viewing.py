@@ -223,6 +223,17 @@ def test_slot_of_a_forgotten_box_goes_to_another_one() -> None:
     assert len(keeper.boxes) < 20
 
 
+def test_records_of_sessions_that_were_joined_or_closed_are_used_again() -> None:
+    keeper = state()
+    for number in range(200):
+        # Two sessions, a third event that joins them, and the end of it all.
+        at = number * 250_000
+        log = [heartbeat(at + after, seq=4 * number + place) for place, after in enumerate((0, 64_000, 56_000, 60_000))]
+        keeper.process(decoded(*log, first_offset=4 * number))
+    assert len(viewed(keeper).boxes["stb-1"].sessions) == 1
+    assert len(keeper.sessions) < 20
+
+
 def test_names_that_no_box_holds_any_more_are_dropped() -> None:
     keeper = state()
     for number in range(5_000):

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numba
+import pytest
+from numba.core.caching import FunctionCache
+
+from operators.viewing import compiling
+
+SOURCE = """
+from operators.viewing.compiling import compiled
+
+@compiled
+def doubled(number):
+    return 2 * number
+"""
+
+
+@pytest.fixture
+def cache_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    problems: list[str] = []
+    monkeypatch.setattr(compiling, "_warn", problems.append)
+    return problems
+
+
+def loaded(path: Path) -> Callable[[int], int]:
+    """The function, compiled as a process does that has just started."""
+    if not path.exists():
+        path.write_text(SOURCE, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("a_module", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function: Callable[[int], int] = module.doubled
+    return function
+
+
+def hits(function: Callable[[int], int]) -> int:
+    found: int = sum(function.stats.cache_hits.values())  # type: ignore[attr-defined]  # Numba's
+    return found
+
+
+@pytest.mark.usefixtures("cache_directory")
+def test_second_process_compiles_nothing(warned: list[str], tmp_path: Path) -> None:
+    assert loaded(tmp_path / "a_module.py")(21) == 42
+    again = loaded(tmp_path / "a_module.py")
+    assert again(21) == 42
+    assert hits(again) == 1
+    assert warned == []
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+def test_cache_that_a_power_failure_has_emptied_is_made_anew(
+    suffix: str, cache_directory: Path, warned: list[str], tmp_path: Path
+) -> None:
+    loaded(tmp_path / "a_module.py")(21)
+    (cut,) = cache_directory.rglob(f"*.{suffix}")
+    cut.write_bytes(b"")
+    assert loaded(tmp_path / "a_module.py")(21) == 42
+    assert len(warned) == 1
+    again = loaded(tmp_path / "a_module.py")
+    assert again(21) == 42
+    assert hits(again) == 1
+
+
+@pytest.mark.usefixtures("cache_directory")
+def test_disk_that_is_full_costs_only_time(warned: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FunctionCache, "save_overload", full)
+    assert loaded(tmp_path / "a_module.py")(21) == 42
+    assert warned == ["OSError(28, 'No space left on device')"]
+
+
+def test_place_without_any_cache_costs_only_time(warned: list[str]) -> None:
+    namespace: dict[str, Callable[[int], int]] = {}
+    exec(compile(SOURCE, "<nowhere>", "exec"), namespace)  # noqa: S102  a function whose file nobody can write beside
+    assert namespace["doubled"](21) == 42
+    assert len(warned) == 1
+    assert "no locator available" in warned[0]
