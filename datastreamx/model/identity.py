@@ -33,3 +33,8 @@ def partner_key(secret: bytes, aggregator: str, key: str) -> str:
 def session_id(key: str, start_ms: int) -> str:
     """Id of the viewing session of the box with pseudonym `key` that began at `start_ms` event time."""
     return blake2b(f"{key}\0{start_ms}".encode(), digest_size=16).hexdigest()
+
+
+def rank(box_id: str) -> int:
+    """Place of a box among others that are due at the same time, 64 bits: the same in every process and for ever."""
+    return int.from_bytes(blake2b(box_id.encode(), digest_size=8).digest(), "big")

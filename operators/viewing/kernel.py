@@ -1,9 +1,10 @@
 """The state machine of viewing, compiled: events in, rows out, nothing but integers.
 
 No clock, no randomness, no dependence on how the log was cut into chunks. For each event in turn: the watermark moves,
-timers that are due fire in order of (due time, kind, box key), then the event applies. Everything is commutative within
-the allowed lateness: two reports are compared by (event time, seq), so the order of arrival does not matter. The
-channel is the latest tune, the last channel the latest tune to any other channel, the last ad the latest display.
+timers that are due fire in order of (due time, kind, rank of the box), then the event applies. Everything is
+commutative within the allowed lateness: two reports are compared by (event time, seq), so the order of arrival does not
+matter. The channel is the latest tune, the last channel the latest tune to any other channel, the last ad the latest
+display.
 
 The callers guarantee room, see `KeyGroupState`. Nothing here allocates.
 """
@@ -49,8 +50,8 @@ _R_CHANNEL, _R_LAST_CHANNEL, _R_LAST_AD = Out.CHANNEL, Out.LAST_CHANNEL, Out.LAS
 
 
 @compiled
-def _fires_before(order: int, key_high: int, other: Records) -> bool:
-    return order < other.order or (order == other.order and key_high < other.key_high)
+def _fires_before(order: int, rank: int, other: Records) -> bool:
+    return order < other.order or (order == other.order and rank < other.rank)
 
 
 @compiled
@@ -60,12 +61,12 @@ def _push_timer(head: Records, timers: Records, box: Records, slot: int, due_ms:
     head.timers += 1
     while at > 0:
         parent = (at - 1) >> 1
-        if not _fires_before(order, box.key_high, timers[parent]):
+        if not _fires_before(order, box.rank, timers[parent]):
             break
         timers[at] = timers[parent]
         at = parent
     timers[at].order = order
-    timers[at].key_high = box.key_high
+    timers[at].rank = box.rank
     timers[at].slot = slot
 
 
@@ -77,9 +78,9 @@ def _pop_timer(head: Records, timers: Records) -> None:
     at = 0
     while True:
         child = 2 * at + 1
-        if child + 1 < size and _fires_before(timers[child + 1].order, timers[child + 1].key_high, timers[child]):
+        if child + 1 < size and _fires_before(timers[child + 1].order, timers[child + 1].rank, timers[child]):
             child += 1
-        if child >= size or not _fires_before(timers[child].order, timers[child].key_high, last):
+        if child >= size or not _fires_before(timers[child].order, timers[child].rank, last):
             break
         timers[at] = timers[child]
         at = child
@@ -336,8 +337,8 @@ def _fire_timers(head: Records, boxes: Records, sessions: Records, timers: Recor
     while head.timers > 0 and timers[0].order <= limit:
         due_ms, kind, slot = timers[0].order >> 1, timers[0].order & 1, timers[0].slot
         box = boxes[slot]
-        # Another key: the box was forgotten, and the slot is another one's now.
-        is_current = box.is_present and box.key_high == timers[0].key_high
+        # Another rank: the box was forgotten, and the slot is another one's now.
+        is_current = box.is_present and box.rank == timers[0].rank
         _pop_timer(head, timers)
         if not is_current:
             continue

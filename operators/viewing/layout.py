@@ -13,7 +13,7 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 Int64s = np.ndarray[Any, np.dtype[np.int64]]
 
-_UNSIGNED = {"key_high", "key_low", "seen"}
+_UNSIGNED = {"rank", "key_high", "key_low", "seen"}
 
 
 def _record(*fields: str) -> np.dtype[np.void]:
@@ -21,6 +21,7 @@ def _record(*fields: str) -> np.dtype[np.void]:
 
 
 BOX = _record(
+    "rank",
     "key_high",
     "key_low",
     "is_present",
@@ -46,6 +47,7 @@ BOX = _record(
 )
 """One box. Stamps are (event time in ms, seq) of the report that set the value of the same name.
 
+    rank: Hash of the box id; timers that are due at the same time fire in this order, whatever the secret of keys is.
     key_high, key_low: Pseudonym, 128 bits.
     is_present: False before the first event, and from forgetting until the box comes back.
     seen: Bit k is set when seq `last_seq - k` was seen.
@@ -75,8 +77,8 @@ SESSION = _record(
 """One session window. Once closed, `closed_by` is the offset of the record that did it and `ordinal` its place among
 the sessions that this record closed."""
 
-TIMER = _record("order", "key_high", "slot")
-"""`order` is due time * 2 + kind. Timers fire by (due time, kind, first 64 bits of the box's key)."""
+TIMER = _record("order", "rank", "slot")
+"""`order` is due time * 2 + kind. Timers fire by (due time, kind, rank of the box)."""
 
 OPPORTUNITY = _record(
     "place",

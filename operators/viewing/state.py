@@ -244,6 +244,7 @@ class KeyGroupState:
         if slot is None:
             slot = self.slots[box_id] = self._free_slots.pop()
             self._box_ids[slot] = box_id
+            self.boxes["rank"][slot] = identity.rank(box_id)
             key = self._pseudonym(box_id)
             self.boxes["key_high"][slot] = int(key[:16], 16)
             self.boxes["key_low"][slot] = int(key[16:], 16)

@@ -214,6 +214,18 @@ def test_columns_that_an_event_says_nothing_about_are_null() -> None:
         assert [value is not None for value in column(out, name)] == [index == place for index in range(5)], name
 
 
+def test_sessions_that_close_together_come_in_the_same_order_whatever_the_secret_is() -> None:
+    """Their ordinals are positions: a process that resumes with another secret must not shuffle them."""
+    events = [heartbeat(0, box=f"stb-{number}") for number in range(20)] + [heartbeat(200_000, box="other")]
+    ids = {secret: {identity.box_key(secret, f"stb-{n}"): n for n in range(20)} for secret in (b"one", b"two")}
+    orders = []
+    for secret, numbers in ids.items():
+        keeper = KeyGroupState(KEY_GROUP, CONFIG, "box-events", partial(identity.box_key, secret))
+        orders.append([numbers[row["box_key"]] for row in rows(keeper.process(decoded(*events)).sessions)])
+    assert len(orders[0]) == 20
+    assert orders[0] == orders[1]
+
+
 def test_slot_of_a_forgotten_box_goes_to_another_one() -> None:
     keeper = state()
     for number in range(200):

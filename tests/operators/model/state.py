@@ -2,7 +2,7 @@
 
 No clock, no randomness, no dependence on how the log was cut into chunks. Time is the watermark: the largest event time
 among the key group's own records. For each record in turn: the watermark moves, timers that are due fire in order of
-(due time, kind, box key), then the event applies. So whatever is emitted has a position, (offset of the record,
+(due time, kind, rank of the box), then the event applies. So whatever is emitted has a position, (offset of the record,
 ordinal), that every replay repeats.
 """
 
@@ -25,8 +25,8 @@ from tests.operators.model.box import NEVER_MS, Box, Session
 _HOUSEKEEPING = 0
 _DWELL = 1
 
-Timer = tuple[int, int, str, str]
-"""(due in event time ms, kind, box key, box id): so ties break the same way in every replay."""
+Timer = tuple[int, int, int, str]
+"""(due in event time ms, kind, rank, box id): so ties break the same way in every replay."""
 
 
 class Record(NamedTuple):
@@ -91,8 +91,8 @@ class KeyGroupModel:
             self._apply(record, out)
         return out
 
-    def _arm(self, due_ms: int, kind: int, box_id: str, box: Box) -> None:
-        heapq.heappush(self._timers, (due_ms, kind, box.box_key, box_id))
+    def _arm(self, due_ms: int, kind: int, box_id: str) -> None:
+        heapq.heappush(self._timers, (due_ms, kind, identity.rank(box_id), box_id))
 
     def _apply(self, record: Record, out: ModelOutput) -> None:
         event = record.event
@@ -123,7 +123,7 @@ class KeyGroupModel:
                 session.note_tune(event_time_ms, event.seq, event.channel_id)
                 if box.tune(event_time_ms, event.seq, event.channel_id):
                     box.tune_offset, box.tune_consent = record.offset, event.consent
-                    self._arm(event_time_ms + self._config.dwell_ms, _DWELL, event.box_id, box)
+                    self._arm(event_time_ms + self._config.dwell_ms, _DWELL, event.box_id)
             case AdShown():
                 session.ads_shown += 1
                 box.show_ad(event_time_ms, event.seq, event.ad_id)
@@ -212,7 +212,7 @@ class KeyGroupModel:
             due_ms = box.last_event_ms + self._config.state_ttl_ms
         if box.housekeeping_ms == NEVER_MS or due_ms < box.housekeeping_ms:
             box.housekeeping_ms = due_ms
-            self._arm(due_ms, _HOUSEKEEPING, box_id, box)
+            self._arm(due_ms, _HOUSEKEEPING, box_id)
 
     def _offer(
         self,
