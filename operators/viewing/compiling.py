@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any, TypeVar
 
 import numba
 from numba.core.caching import FunctionCache
 
-from datastreamx.log import get_logger
-
-_log = get_logger("viewing")
-
 F = TypeVar("F", bound=Callable[..., object])
+
+troubles: list[str] = []
+"""What was wrong with the cache, in this process; `warm_up` tells."""
 
 
 def compiled(function: F) -> F:
@@ -31,7 +29,7 @@ def compiled(function: F) -> F:
     try:
         machine._cache = _Cache(function)  # noqa: SLF001  what `cache=True` does, with a cache that forgives
     except RuntimeError as error:  # Numba's way to say that there is no place for it.
-        _warn(str(error))
+        troubles.append(str(error))
     compiled_function: F = machine
     return compiled_function
 
@@ -44,7 +42,7 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # Numba has no types that we
         try:
             return super().load_overload(sig, target_context)
         except Exception as error:  # noqa: BLE001  a damaged pickle raises whatever it likes
-            _warn(repr(error))
+            troubles.append(repr(error))
             self.save(self.flush)
             return None
 
@@ -53,13 +51,8 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # Numba has no types that we
         self.save(lambda: super(_Cache, self).save_overload(sig, data))
 
     def save(self, write: Callable[[], None]) -> None:
-        """Write to the cache, or warn."""
+        """Write to the cache, if that is possible."""
         try:
             write()
         except Exception as error:  # noqa: BLE001  see above
-            _warn(repr(error))
-
-
-@cache
-def _warn(problem: str) -> None:
-    _log.warning("viewing.compiler_cache_unusable", problem=problem, remedy="set NUMBA_CACHE_DIR to a writable folder")
+            troubles.append(repr(error))

@@ -5,11 +5,15 @@ from __future__ import annotations
 from functools import cache
 
 from datastreamx.config import ViewingConfig
+from datastreamx.log import get_logger
 from datastreamx.model.chunk import DecodedChunk
 from datastreamx.model.events import Heartbeat
 from datastreamx.model.keygroup import KeyGroup
+from operators.viewing.compiling import troubles
 from operators.viewing.snapshot import decode_snapshot, encode_snapshot
 from operators.viewing.state import KeyGroupState
+
+_log = get_logger("viewing")
 
 
 @cache
@@ -25,6 +29,8 @@ def warm_up() -> None:
         event = Heartbeat(event_id="e", box_id=box_id, seq=0, event_time_ms=time_ms)
         state.process(DecodedChunk(0, 0, [offset], [time_ms], [event], []))
     decode_snapshot(encode_snapshot(state), _empty)
+    if troubles:
+        _log.warning("viewing.compiler_cache_unusable", problem=troubles[0], functions=len(troubles))
 
 
 def _empty(key_group: KeyGroup) -> KeyGroupState:

@@ -3,12 +3,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numba
 import pytest
 from numba.core.caching import FunctionCache
 
-from operators.viewing import compiling
+from operators.viewing import compiling, warm
 
 SOURCE = """
 from operators.viewing.compiling import compiled
@@ -26,10 +27,10 @@ def cache_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    problems: list[str] = []
-    monkeypatch.setattr(compiling, "_warn", problems.append)
-    return problems
+def troubles(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    found: list[str] = []
+    monkeypatch.setattr(compiling, "troubles", found)
+    return found
 
 
 def loaded(path: Path) -> Callable[[int], int]:
@@ -51,41 +52,53 @@ def hits(function: Callable[[int], int]) -> int:
 
 
 @pytest.mark.usefixtures("cache_directory")
-def test_second_process_compiles_nothing(warned: list[str], tmp_path: Path) -> None:
+def test_second_process_compiles_nothing(troubles: list[str], tmp_path: Path) -> None:
     assert loaded(tmp_path / "a_module.py")(21) == 42
     again = loaded(tmp_path / "a_module.py")
     assert again(21) == 42
     assert hits(again) == 1
-    assert warned == []
+    assert troubles == []
 
 
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
 def test_cache_that_a_power_failure_has_emptied_is_made_anew(
-    suffix: str, cache_directory: Path, warned: list[str], tmp_path: Path
+    suffix: str, cache_directory: Path, troubles: list[str], tmp_path: Path
 ) -> None:
     loaded(tmp_path / "a_module.py")(21)
     (cut,) = cache_directory.rglob(f"*.{suffix}")
     cut.write_bytes(b"")
     assert loaded(tmp_path / "a_module.py")(21) == 42
-    assert len(warned) == 1
+    assert len(troubles) == 1
     again = loaded(tmp_path / "a_module.py")
     assert again(21) == 42
     assert hits(again) == 1
 
 
 @pytest.mark.usefixtures("cache_directory")
-def test_disk_that_is_full_costs_only_time(warned: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_that_is_full_costs_only_time(
+    troubles: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(FunctionCache, "save_overload", full)
     assert loaded(tmp_path / "a_module.py")(21) == 42
-    assert warned == ["OSError(28, 'No space left on device')"]
+    assert troubles == ["OSError(28, 'No space left on device')"]
 
 
-def test_place_without_any_cache_costs_only_time(warned: list[str]) -> None:
+def test_place_without_any_cache_costs_only_time(troubles: list[str]) -> None:
     namespace: dict[str, Callable[[int], int]] = {}
     exec(compile(SOURCE, "<nowhere>", "exec"), namespace)  # noqa: S102  a function whose file nobody can write beside
     assert namespace["doubled"](21) == 42
-    assert len(warned) == 1
-    assert "no locator available" in warned[0]
+    assert len(troubles) == 1
+    assert "no locator available" in troubles[0]
+
+
+def test_trouble_with_the_cache_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, object]] = []
+    monkeypatch.setattr(warm, "troubles", ["no place", "no place either"])
+    monkeypatch.setattr(warm, "_log", SimpleNamespace(warning=lambda event, **fields: told.append({event: fields})))
+    warm.warm_up.cache_clear()
+    warm.warm_up()
+    warm.warm_up()
+    assert told == [{"viewing.compiler_cache_unusable": {"problem": "no place", "functions": 2}}]
