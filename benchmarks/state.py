@@ -47,6 +47,7 @@ from operators.decode import decode
 from operators.decode.records import decode_chunk
 from operators.viewing import viewing
 from operators.viewing.state import KeyGroupState
+from operators.viewing.warm import warm_up
 
 PARTITIONS, GROUPS = 64, 4
 EPOCH_S = 1.0
@@ -151,6 +152,7 @@ def run_datastreamx(config: Config, made: list[Chunk], directory: Path) -> Effor
     def land(batches: list[tuple[str, FactBatch]]) -> None:
         sizes.extend([len(encode_facts(batch)[0]) for _, batch in batches])
 
+    warm_up()
     flow = Dataflow("state")
     decoded = decode("decode", op.input("chunks", flow, _Source(items, warm, measured.start)), config)  # type: ignore[arg-type]  # the feed is for all
     boxes = viewing("viewing", decoded.chunks, config)
@@ -167,6 +169,7 @@ def run_loop(config: Config, made: list[Chunk], directory: Path) -> Effort:  # n
     states: dict[tuple[int, int], KeyGroupState] = {}
     warm = int(len(made) * WARM_UP_SHARE)
     measured = Measured()
+    warm_up()
     for number, chunk in enumerate(made):
         if number == warm:
             measured.start()

@@ -57,7 +57,7 @@ _BOX_PLAN = _plan(
     ("tune_offset", NO_OFFSET, ""),
     ("last_opportunity_ms", NEVER_MS, "last_event_ms"),
 )
-"""All but the key, which is computed anew, and what links the box to its sessions."""
+"""All but rank and key, which are computed anew, and what links the box to its sessions."""
 
 _SESSION_PLAN = _plan(
     SESSION,
