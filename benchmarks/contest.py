@@ -124,7 +124,7 @@ def compare(contestants: Sequence[Contestant], rounds: int, yardstick: str) -> l
     efforts: dict[str, list[Effort]] = {one.name: [] for one in contestants}
     for number in range(rounds):
         for one in contestants:
-            effort = _run(one)
+            effort = run(one)
             efforts[one.name].append(effort)
             sys.stderr.write(
                 f"  turn {number + 1} of {rounds}: {one.name} {effort.per_s:,.0f}/s, {effort.cpu_us:.2f} µs each\n"
@@ -146,8 +146,13 @@ def standing(name: str, own: Sequence[Effort], yardstick: Sequence[Effort]) -> S
     )
 
 
-def _run(one: Contestant) -> Effort:
-    with _on_core(one.core):
+def run(one: Contestant) -> Effort:
+    """One turn of one contestant.
+
+    Raises:
+        SystemExit: See `compare`.
+    """
+    with on_core(one.core):
         done = subprocess.run(  # noqa: S603 - our own command
             one.argv,
             capture_output=True,
@@ -162,7 +167,7 @@ def _run(one: Contestant) -> Effort:
 
 
 @contextmanager
-def _on_core(core: int | None) -> Iterator[None]:
+def on_core(core: int | None) -> Iterator[None]:
     """Children that are started meanwhile stay on this core."""
     allowed = os.sched_getaffinity(0)
     if core is None or core not in allowed:

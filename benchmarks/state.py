@@ -279,7 +279,7 @@ def _contestants(boxes: int, count: int, directory: Path) -> Iterator[Contestant
     path = directory / f"events-{boxes}.jsonl"
     with path.open("wb") as file:
         file.writelines(encode_event(event) + b"\n" for _, event in events(boxes, count))
-    rival = flink(path, boxes / count, directory / "checkpoints")
+    rival = flink(path, warm_up, directory / "checkpoints")
     if rival is not None:
         yield rival
 
