@@ -14,7 +14,7 @@ from datastreamx.config import Config
 from datastreamx.model.chunk import Chunk
 from datastreamx.model.keygroup import KeyGroup
 from datastreamx.model.log import LogBatch, Tick
-from datastreamx.wire.facts import FactBatch
+from datastreamx.wire.facts import FactBatch, in_columns
 from flows.ports.replay import RowsPorts
 from operators.decisions import read_decisions
 from operators.decode import decode
@@ -36,7 +36,7 @@ def build(config: Config, ports: RowsPorts) -> Dataflow:
     decoded = decode("decode", events, config)
     boxes = viewing("viewing", decoded.chunks, config)
     facts: KeyedStream[FactBatch] = op.map(
-        "facts", boxes.facts, lambda pair: (partition_key(pair[1].partition), pair[1])
+        "facts", boxes.facts, lambda pair: (partition_key(pair[1].partition), in_columns([pair[1]]))
     )
     decisions = read_decisions("decisions", op.filter_map("records", log, _keyed_batch))
     impressions = join_impressions("impressions", facts, decisions, config.warehouse.decision_memory_ms)

@@ -12,6 +12,7 @@ import msgspec
 import pyarrow as pa
 
 from datastreamx.errors import CrashError
+from datastreamx.model.facts import Facts
 from datastreamx.tables import FACT_TABLES, Table
 
 HEADER_TABLE = "table"
@@ -28,6 +29,13 @@ class FactBatch(msgspec.Struct, frozen=True):
     partition: int
     group: int
     rows: pa.RecordBatch
+
+
+def in_columns(pieces: Sequence[Facts]) -> FactBatch:
+    """Rows of one or more pieces of the same table and key group, in order."""
+    first, *later = pieces
+    columns = first.rows.columns([piece.rows for piece in later])
+    return FactBatch(first.table, first.partition, first.group, columns)
 
 
 def encode_facts(facts: FactBatch) -> tuple[bytes, list[tuple[str, bytes]]]:

@@ -16,7 +16,7 @@ from datastreamx.clock import Clock, SystemClock
 from datastreamx.config import Config, PushConfig
 from datastreamx.model.auction import Decision
 from datastreamx.model.chunk import Chunk, DeadLetter
-from datastreamx.wire.facts import FactBatch
+from datastreamx.model.facts import Facts
 from datastreamx.wire.signing import SigningKey
 from flows.ports import Process
 from operators.async_map import Executor
@@ -45,7 +45,7 @@ class AdsPorts:
     events: Source[tuple[str, Chunk]]
     bidding: BiddingPorts
     ad_push: Sink[tuple[str, Decision]]
-    facts: Sink[tuple[str, FactBatch]]
+    facts: Sink[tuple[str, Facts]]
     dead_letters: Sink[tuple[str, DeadLetter]]
 
 

@@ -42,8 +42,12 @@ _ONE = np.uint64(1)
 
 # Numba takes integers of the module as constants, attributes of a class not.
 _OFFSET, _TIME, _SEQ, _TYPE, _NAME, _SLOT = In.OFFSET, In.EVENT_TIME_MS, In.SEQ, In.TYPE, In.NAME, In.SLOT
-_R_PLACE, _R_SLOT, _R_GAP, _R_LATE = Out.PLACE, Out.SLOT, Out.SEQ_GAP, Out.IS_LATE
+_R_PLACE, _R_GAP, _R_LATE = Out.PLACE, Out.SEQ_GAP, Out.IS_LATE
 _R_CHANNEL, _R_LAST_CHANNEL, _R_LAST_AD = Out.CHANNEL, Out.LAST_CHANNEL, Out.LAST_AD
+_R_KEY_HIGH, _R_KEY_LOW = Out.KEY_HIGH, Out.KEY_LOW
+
+MANY = 2**63 - 1
+"""As far as missing numbers are counted."""
 
 
 # --- timers: a binary heap -------------------------------------------------------------------------------------------
@@ -419,10 +423,10 @@ def advance(
         found: Room for one `OPPORTUNITY` per event and one per timer.
 
     Returns:
-        Rows emitted. Opportunities and closed sessions are counted in `heads`.
+        Rows emitted. Opportunities, closed sessions, late events and missing numbers are counted in `heads`.
     """
     head = heads[0]
-    head.closed = head.opportunities = 0
+    head.closed = head.opportunities = head.late = head.missing = 0
     emitted = 0
     for place in range(log.shape[1]):
         time_ms, seq, slot = log[_TIME, place], log[_SEQ, place], log[_SLOT, place]
@@ -442,11 +446,15 @@ def advance(
             box.last_event_ms = max(box.last_event_ms, time_ms)
         is_late = time_ms < head.watermark_ms - head.allowed_lateness_ms
         if is_late:
+            head.late += 1
             _arm_housekeeping(head, timers, sessions, box, slot)
         else:
             _apply(head, sessions, timers, box, slot, place, time_ms, seq, event_type, name, found)
+        # Three jumps by the whole range of a sequence number leave 64 bits.
+        head.missing = head.missing + gap if gap <= MANY - head.missing else MANY
         rows[_R_PLACE, emitted] = place
-        rows[_R_SLOT, emitted] = slot
+        rows[_R_KEY_HIGH, emitted] = box.key_high
+        rows[_R_KEY_LOW, emitted] = box.key_low
         rows[_R_GAP, emitted] = gap
         rows[_R_LATE, emitted] = is_late
         # A late tune keeps its own channel, because the box's state does not speak of that time.

@@ -117,6 +117,8 @@ HEAD = _record(
     "last_closed",
     "closed",
     "opportunities",
+    "late",
+    "missing",
 )
 """Rules, sizes and counters: the scalars of a key group.
 
@@ -144,10 +146,11 @@ class Out:
     """Rows of the matrix of emitted rows, one column per row of box_events; `PLACE` is the event's in its chunk."""
 
     PLACE = 0
-    SLOT = 1
-    SEQ_GAP = 2
-    IS_LATE = 3
-    CHANNEL = 4
-    LAST_CHANNEL = 5
-    LAST_AD = 6
-    SIZE = 7
+    KEY_HIGH = 1
+    KEY_LOW = 2
+    SEQ_GAP = 3
+    IS_LATE = 4
+    CHANNEL = 5
+    LAST_CHANNEL = 6
+    LAST_AD = 7
+    SIZE = 8

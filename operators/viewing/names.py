@@ -12,67 +12,75 @@ _FEW_ROWS = 64
 SWEEP_FIRST = 1_024
 
 
+class NameTable:
+    """Strings by code; grows at its end alone, so a code never means another string."""
+
+    def __init__(self, texts: list[str | None]) -> None:
+        self.texts = texts
+        self._column = pa.array(texts, pa.string())
+
+    def column(self, codes: Int64s) -> pa.Array:
+        """Strings of many codes, null for `NO_NAME`."""
+        if len(codes) < _FEW_ROWS:
+            # Arrow's `take` costs more to call than this loop: 5 µs against 3.
+            return pa.array([self.texts[code] for code in codes.tolist()], pa.string())
+        if len(self._column) != len(self.texts):
+            self._column = pa.array(self.texts, pa.string())
+        return self._column.take(pa.array(codes))
+
+
 class Names:
     """Strings of one key group and their codes.
 
     Strings come from outside, and those that no box holds any more would add up for ever: whenever the table has
-    doubled, `is_due_for_sweep` asks the owner to `sweep` it.
+    doubled, `is_due_for_sweep` asks the owner to `sweep` it. Then there is another table, and the old one lives as long
+    as somebody has codes of it.
     """
 
-    _texts: list[str | None]
-    _codes: dict[str, int]
-    _column: pa.Array
+    table: NameTable
+    codes: dict[str, int]
     _sweep_at: int
 
     def __init__(self) -> None:
         self._rebuild([None])
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self.table.texts)
 
     def code(self, text: str) -> int:
         """Code of `text`, a new one if need be."""
-        found = self._codes.get(text)
+        found = self.codes.get(text)
         if found is None:
-            found = self._codes[text] = len(self._texts)
-            self._texts.append(text)
+            texts = self.table.texts
+            found = self.codes[text] = len(texts)
+            texts.append(text)
         return found
 
     def text(self, code: int) -> str | None:
         """Invert `code`; `None` for `NO_NAME`."""
-        return self._texts[code]
+        return self.table.texts[code]
 
     def known(self) -> list[str]:
         """All strings, in the order of their codes."""
-        return [text for text in self._texts if text is not None]
-
-    def column(self, codes: Int64s) -> pa.Array:
-        """Strings of many codes, null for `NO_NAME`."""
-        if len(codes) < _FEW_ROWS:
-            # Arrow's `take` costs more to call than this loop: 5 µs against 3.
-            return pa.array([self._texts[code] for code in codes.tolist()], pa.string())
-        if len(self._column) != len(self._texts):
-            self._column = pa.array(self._texts, pa.string())
-        return self._column.take(pa.array(codes))
+        return [text for text in self.table.texts if text is not None]
 
     @property
     def is_due_for_sweep(self) -> bool:
         """Whether the table has doubled since the last sweep."""
-        return len(self._texts) > self._sweep_at
+        return len(self) > self._sweep_at
 
     def sweep(self, *held: Array) -> None:
         """Keep the codes that occur in these arrays, and rewrite the arrays to the new codes."""
-        is_used = np.zeros(len(self._texts), np.bool_)
+        is_used = np.zeros(len(self), np.bool_)
         for codes in held:
             is_used[codes] = True
         is_used[NO_NAME] = True
         renumbered = np.cumsum(is_used) - 1
         for codes in held:
             codes[...] = renumbered[codes]
-        self._rebuild([self._texts[code] for code in np.flatnonzero(is_used).tolist()])
+        self._rebuild([self.text(code) for code in np.flatnonzero(is_used).tolist()])
 
     def _rebuild(self, texts: list[str | None]) -> None:
-        self._texts = texts
-        self._codes = {text: code for code, text in enumerate(texts) if text is not None}
-        self._column = pa.array(texts, pa.string())
+        self.table = NameTable(texts)
+        self.codes = {text: code for code, text in enumerate(texts) if text is not None}
         self._sweep_at = max(SWEEP_FIRST, 2 * len(texts))

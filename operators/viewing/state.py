@@ -13,7 +13,6 @@ from itertools import chain, compress
 from typing import NamedTuple, cast
 
 import numpy as np
-import pyarrow as pa
 
 from datastreamx.config import ViewingConfig
 from datastreamx.model import identity
@@ -22,11 +21,19 @@ from datastreamx.model.chunk import DecodedChunk
 from datastreamx.model.events import AdBreak, AdShown, BoxEvent, Consent, Heartbeat, Power, Tune
 from datastreamx.model.keygroup import KeyGroup
 from operators.viewing import kernel, packing
-from operators.viewing.columns import KEY_DIGITS, event_rows, session_rows
+from operators.viewing.columns import KEY_DIGITS, EventRows, SessionRows, key_digits
 from operators.viewing.layout import BOX, HEAD, OPPORTUNITY, RULES, SESSION, TIMER, Array, In, Int64s, Out
 from operators.viewing.names import Names
 
 CONSENTS_SWEEP_FIRST = 64
+_TYPE_CODES: dict[type[BoxEvent], int] = {
+    Heartbeat: kernel.HEARTBEAT,
+    Tune: kernel.TUNE,
+    AdShown: kernel.AD_SHOWN,
+    AdBreak: kernel.AD_BREAK,
+    Power: kernel.POWER_ON,
+}
+_HEAD_AT = {field: at for at, field in enumerate(HEAD.names or ())}
 
 
 @dataclass(slots=True)
@@ -35,15 +42,15 @@ class ViewingOutput:
 
     Attributes:
         events: Rows of box_events; `None` without any.
-        sessions: Rows of viewing_sessions; `None` without any.
+        sessions: Rows of viewing_sessions; `None` without any. Both are columns only when asked for.
         opportunities: Opportunities, expired ones included.
         late: Events recorded as late.
         duplicates: Events dropped because their sequence number was seen before.
-        missing: Sequence numbers skipped.
+        missing: Sequence numbers skipped; no more than fit into 64 bits.
     """
 
-    events: pa.RecordBatch | None
-    sessions: pa.RecordBatch | None
+    events: EventRows | None
+    sessions: SessionRows | None
     opportunities: list[Opportunity]
     late: int
     duplicates: int
@@ -70,20 +77,6 @@ class Packed(NamedTuple):
     octets: bytes
 
 
-class _Found(NamedTuple):
-    """Fields of `OPPORTUNITY`."""
-
-    place: int
-    cause_offset: int
-    opportunity_ms: int
-    slot: int
-    channel: int
-    last_channel: int
-    last_ad: int
-    is_dwell: int
-    is_expired: int
-
-
 class KeyGroupState:
     """All boxes of one key group.
 
@@ -102,9 +95,11 @@ class KeyGroupState:
         self.slots: dict[str, int] = {}
         """By raw box id; some of these boxes are forgotten, and their slots not yet given back."""
         self.heads = np.zeros(1, HEAD)
+        self._head_words = self.heads.view(np.int64)
         self.boxes = np.zeros(0, BOX)
         self.sessions = np.zeros(0, SESSION)
         self._timers = np.zeros(0, TIMER)
+        self._found = np.empty(0, OPPORTUNITY)
         self._box_ids: list[str | None] = []
         self._free_slots: list[int] = []
         self._config = config
@@ -133,19 +128,16 @@ class KeyGroupState:
         log = np.fromiter(numbers, np.int64, In.SIZE * size).reshape(In.SIZE, size)
         self._make_room(size)
         rows = np.empty((Out.SIZE, size), np.int64)
-        found = np.empty(self._head("timers") + size, OPPORTUNITY)
+        found = self._found
         emitted = kernel.advance(self.heads, self.boxes, self.sessions, self._timers, log, rows, found)
-        rows = rows[:, :emitted]
+        opportunities = self._head("opportunities")
         return ViewingOutput(
-            events=event_rows(self.key_group, log, events, rows, self._keys(rows[Out.SLOT]), self.names)
-            if emitted
-            else None,
+            events=self._event_rows(log, events, rows[:, :emitted]) if emitted else None,
             sessions=self._closed_sessions(),
-            opportunities=self._opportunities(found[: self._head("opportunities")], chunk),
-            late=int(rows[Out.IS_LATE].sum()),
+            opportunities=self._opportunities(found[:opportunities], chunk) if opportunities else [],
+            late=self._head("late"),
             duplicates=size - emitted,
-            # Not by NumPy: three jumps by the whole range of a sequence number leave 64 bits.
-            missing=sum(rows[Out.SEQ_GAP].tolist()),
+            missing=self._head("missing"),
         )
 
     def pack(self) -> Packed:
@@ -186,7 +178,7 @@ class KeyGroupState:
         kernel.arm_all(self.heads, self.boxes, self._timers)
 
     def _head(self, field: str) -> int:
-        return int(self.heads[field][0])
+        return self._head_words.item(_HEAD_AT[field])
 
     def _words(self) -> tuple[Array, ...]:
         """The same memory as matrices of integers, a record a row."""
@@ -197,27 +189,23 @@ class KeyGroupState:
 
     def _codes(self, offsets: Sequence[int], events: Sequence[BoxEvent]) -> tuple[list[int], list[int]]:
         """Type and name of each event as the kernel takes them; consents of tunes are put aside."""
-        types: list[int] = []
-        names: list[int] = []
+        types = [*map(_TYPE_CODES.__getitem__, map(type, events))]
+        names = [kernel.NO_NAME] * len(events)
         code = self.names.code
-        for place, event in enumerate(events):
-            name = kernel.NO_NAME
-            if type(event) is Heartbeat:
-                types.append(kernel.HEARTBEAT)
-            elif type(event) is Tune:
-                types.append(kernel.TUNE)
-                name = code(event.channel_id)
+        for place, event_type in enumerate(types):
+            if event_type == kernel.HEARTBEAT:
+                continue
+            event = events[place]
+            if type(event) is Tune:
+                names[place] = code(event.channel_id)
                 if event.consent is not None:
                     self.consents[offsets[place]] = event.consent
             elif type(event) is AdShown:
-                types.append(kernel.AD_SHOWN)
-                name = code(event.ad_id)
+                names[place] = code(event.ad_id)
             elif type(event) is AdBreak:
-                types.append(kernel.AD_BREAK)
-                name = code(event.channel_id)
-            elif type(event) is Power:
-                types.append(kernel.STANDBY if event.state == "standby" else kernel.POWER_ON)
-            names.append(name)
+                names[place] = code(event.channel_id)
+            elif type(event) is Power and event.state == "standby":
+                types[place] = kernel.STANDBY
         if len(self.consents) > self._consents_sweep_at:
             fresh = {offset: self.consents[offset] for offset in offsets if offset in self.consents}
             self.consents = self._armed_consents() | fresh
@@ -265,9 +253,12 @@ class KeyGroupState:
             self._free_slots += range(len(self.boxes) - 1, size - 1, -1)
 
     def _make_room(self, events: int) -> None:
-        """For a session and two timers per event: the housekeeping and a dwell."""
+        """For a session and two timers per event, the housekeeping and a dwell; and what all of these may find."""
+        timers = self._head("timers")
         self.sessions = _grown(self.sessions, self._head("sessions"), events)
-        self._timers = _grown(self._timers, self._head("timers"), 2 * events)
+        self._timers = _grown(self._timers, timers, 2 * events)
+        if len(self._found) < timers + events:
+            self._found = np.empty(len(self._timers) + events, OPPORTUNITY)
 
     def _sweep_names(self) -> None:
         # What forgotten boxes and free sessions hold is nobody's any more, but it has to stay inside the table.
@@ -280,61 +271,61 @@ class KeyGroupState:
             sessions["last_channel"],
         )
 
-    def _keys(self, slots: Int64s) -> str:
-        """Hex digits of the keys of boxes, end to end."""
-        keys = np.empty((len(slots), 2), ">u8")
-        keys[:, 0] = self.boxes["key_high"][slots]
-        keys[:, 1] = self.boxes["key_low"][slots]
-        return keys.tobytes().hex()
+    def _event_rows(self, log: Int64s, events: Sequence[BoxEvent], rows: Int64s) -> EventRows:
+        if rows.shape[1] != len(events):
+            places = rows[Out.PLACE]
+            log, events = log[:, places], [events[place] for place in places.tolist()]
+        return EventRows(self.key_group, log, events, rows, self.names.table)
 
     def _key_list(self, slots: Int64s) -> list[str]:
-        digits = self._keys(slots)
+        digits = key_digits(self.boxes["key_high"][slots], self.boxes["key_low"][slots])
         return [digits[at : at + KEY_DIGITS] for at in range(0, len(digits), KEY_DIGITS)]
 
-    def _closed_sessions(self) -> pa.RecordBatch | None:
+    def _closed_sessions(self) -> SessionRows | None:
         count = self._head("closed")
         if not count:
             return None
         closed = np.empty(count, SESSION)
         kernel.list_closed(self.heads, self.sessions, closed)
-        return session_rows(self.key_group, closed, self._key_list(closed["slot"]), self.names)
+        return SessionRows(self.key_group, closed, self._key_list(closed["slot"]), self.names.table)
 
     def _opportunities(self, found: Array, chunk: DecodedChunk) -> list[Opportunity]:
-        if not len(found):
-            return []
         keys = self._key_list(found["slot"])
-        return [self._opportunity(_Found(*one), key, chunk) for one, key in zip(found.tolist(), keys, strict=True)]
+        return [self._opportunity(one, key, chunk) for one, key in zip(found.tolist(), keys, strict=True)]
 
-    def _opportunity(self, found: _Found, box_key: str, chunk: DecodedChunk) -> Opportunity:
+    def _opportunity(self, found: tuple[int, ...], box_key: str, chunk: DecodedChunk) -> Opportunity:
+        place, cause_offset, opportunity_ms, slot, channel, last_channel, last_ad, is_dwell, is_expired = found
         slot_ms, break_id = self._config.slot_ms, None
-        if found.is_dwell:
-            consent = self.consents.pop(found.cause_offset, None)
+        if is_dwell:
+            consent = self.consents.pop(cause_offset, None)
         else:
-            event = chunk.events[found.place]
+            event = chunk.events[place]
             if not isinstance(event, AdBreak):
                 raise AssertionError("an opportunity without dwell or break")
             slot_ms, break_id, consent = event.duration_ms, event.break_id, event.consent
-        box_id, channel_id = self._box_ids[found.slot], self.names.text(found.channel)
+        texts = self.names.table.texts
+        box_id, channel_id = self._box_ids[slot], texts[channel]
         if box_id is None or channel_id is None:
             raise AssertionError("an opportunity without a box or a channel")
+        partition, group = self.key_group
         return Opportunity(
-            auction_id=identity.auction_id(self._topic, self.key_group.partition, found.cause_offset, box_id),
+            auction_id=identity.auction_id(self._topic, partition, cause_offset, box_id),
             box_id=box_id,
             box_key=box_key,
-            partition=self.key_group.partition,
-            group=self.key_group.group,
-            offset=chunk.offsets[found.place],
-            emitted_ms=chunk.timestamps_ms[found.place],
-            trigger="dwell" if found.is_dwell else "ad_break",
-            opportunity_ms=found.opportunity_ms,
-            deadline_ms=found.opportunity_ms + self._config.decision_budget_ms,
+            partition=partition,
+            group=group,
+            offset=chunk.offsets[place],
+            emitted_ms=chunk.timestamps_ms[place],
+            trigger="dwell" if is_dwell else "ad_break",
+            opportunity_ms=opportunity_ms,
+            deadline_ms=opportunity_ms + self._config.decision_budget_ms,
             slot_ms=slot_ms,
             channel_id=channel_id,
-            last_channel_id=self.names.text(found.last_channel),
-            last_ad_id=self.names.text(found.last_ad),
+            last_channel_id=texts[last_channel],
+            last_ad_id=texts[last_ad],
             break_id=break_id,
             consent=consent,
-            expired=bool(found.is_expired),
+            expired=is_expired == 1,
         )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import bytewax.operators as op
 import msgspec
+import prometheus_client
 from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 
@@ -17,18 +18,18 @@ from datastreamx.config import Config
 from datastreamx.model import identity
 from datastreamx.model.auction import Opportunity
 from datastreamx.model.chunk import DecodedChunk
-from datastreamx.model.events import TYPE_NAMES
+from datastreamx.model.events import TYPE_NAMES, BoxEvent
+from datastreamx.model.facts import Facts
 from datastreamx.model.keygroup import KeyGroup
 from datastreamx.tables import BOX_EVENTS, VIEWING_SESSIONS
-from datastreamx.wire.facts import FactBatch
 from operators.viewing.snapshot import decode_snapshot, encode_snapshot
 from operators.viewing.state import KeyGroupState, ViewingOutput
 
 
-class ViewingBatch(msgspec.Struct, frozen=True):
+class ViewingBatch(msgspec.Struct, frozen=True, gc=False):
     """What one chunk led to."""
 
-    facts: list[FactBatch]
+    facts: list[Facts]
     opportunities: list[Opportunity]
 
 
@@ -37,11 +38,11 @@ class ViewingOut:
     """Streams out of `viewing`, keyed by key group.
 
     Attributes:
-        facts: Rows of box_events and viewing_sessions as Arrow record batches.
+        facts: Rows of box_events and viewing_sessions , in columns only when asked for.
         opportunities: Moments at which a box may be shown an ad, in batches; expired ones included.
     """
 
-    facts: KeyedStream[FactBatch]
+    facts: KeyedStream[Facts]
     opportunities: KeyedStream[list[Opportunity]]
 
 
@@ -70,7 +71,7 @@ class ViewingLogic(StatefulBatchLogic[DecodedChunk, ViewingBatch, bytes]):
         out = state.process(chunk)
         self._count(state, chunk, out)
         facts = [
-            FactBatch(table.name, chunk.partition, chunk.group, rows)
+            Facts(table.name, chunk.partition, chunk.group, rows)
             for table, rows in ((BOX_EVENTS, out.events), (VIEWING_SESSIONS, out.sessions))
             if rows is not None
         ]
@@ -78,15 +79,28 @@ class ViewingLogic(StatefulBatchLogic[DecodedChunk, ViewingBatch, bytes]):
 
     def _count(self, state: KeyGroupState, chunk: DecodedChunk, out: ViewingOutput) -> None:
         for event_type, count in Counter(map(type, chunk.events)).items():
-            metrics.EVENTS.labels(TYPE_NAMES[event_type]).inc(count)
-        for trigger, count in Counter(opportunity.trigger for opportunity in out.opportunities).items():
-            metrics.OPPORTUNITIES.labels(trigger).inc(count)
-        metrics.LATE_EVENTS.inc(out.late)
-        metrics.DUPLICATE_EVENTS.inc(out.duplicates)
-        metrics.MISSING_SEQS.inc(out.missing)
-        metrics.SESSIONS_CLOSED.inc(out.sessions.num_rows if out.sessions is not None else 0)
-        metrics.BOXES.labels(chunk.partition).inc(len(state) - self._boxes_counted)
-        self._boxes_counted = len(state)
+            _events_of(event_type).inc(count)
+        if out.opportunities:
+            for trigger, count in Counter(opportunity.trigger for opportunity in out.opportunities).items():
+                metrics.OPPORTUNITIES.labels(trigger).inc(count)
+        if out.late:
+            metrics.LATE_EVENTS.inc(out.late)
+        if out.duplicates:
+            metrics.DUPLICATE_EVENTS.inc(out.duplicates)
+        if out.missing:
+            metrics.MISSING_SEQS.inc(out.missing)
+        if out.sessions is not None:
+            metrics.SESSIONS_CLOSED.inc(out.sessions.num_rows)
+        boxes = len(state)
+        if boxes != self._boxes_counted:
+            metrics.BOXES.labels(chunk.partition).inc(boxes - self._boxes_counted)
+            self._boxes_counted = boxes
+
+
+@cache
+def _events_of(event_type: type[BoxEvent]) -> prometheus_client.Counter:
+    """Counter of one type: looking it up by label costs as much as a live chunk's share of the kernel."""
+    return metrics.EVENTS.labels(TYPE_NAMES[event_type])
 
 
 @operator

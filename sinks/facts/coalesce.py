@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pyarrow as pa
 
-from datastreamx.wire.facts import FactBatch
+from datastreamx.model.facts import Facts
+from datastreamx.wire.facts import FactBatch, in_columns
 
 ROWS_MAX = 4_000
 # Brokers refuse above 1,048,588 bytes by default; leave room for headers and for what Arrow adds around the buffers.
@@ -17,19 +16,18 @@ _Slot = tuple[int, int, str]
 
 
 class _Gathered:
-    """Batches of one (partition, key group, table), oldest first."""
+    """Facts of one (partition, key group, table), oldest first."""
 
-    __slots__ = ("batches", "bytes", "rows", "since_s")
+    __slots__ = ("pieces", "rows", "since_s")
 
     def __init__(self, since_s: float) -> None:
-        self.batches: list[pa.RecordBatch] = []
+        self.pieces: list[Facts] = []
         self.rows = 0
-        self.bytes = 0
         self.since_s = since_s
 
 
 class Coalescer:
-    """Holds fact batches until a message is full or old enough.
+    """Holds facts until a message is full or old enough; columns are built then.
 
     The order of the rows of one (partition, key group, table) is kept; the loader's high-water mark rests on it.
     """
@@ -40,23 +38,24 @@ class Coalescer:
         self._age_s_max = age_ms_max / 1000
         self._gathered: dict[_Slot, _Gathered] = {}
 
-    def add(self, facts: FactBatch, now_s: float) -> Iterator[FactBatch]:
-        """Take a batch; yields what is full by it, in order. Consume the iterator before the next call.
+    def add(self, facts: Facts, now_s: float) -> list[FactBatch]:
+        """Take rows; returns what is full by them, in order.
 
         Args:
             facts: Rows of one table and key group.
             now_s: A clock that never steps.
         """
-        slot = (facts.partition, facts.group, facts.table)
-        for piece in self._pieces(facts.rows):
-            if slot in self._gathered and self._would_overflow(self._gathered[slot], piece):
-                yield self._take(slot)
-            held = self._gathered.setdefault(slot, _Gathered(now_s))
-            held.batches.append(piece)
-            held.rows += piece.num_rows
-            held.bytes += int(piece.nbytes)
-            if held.rows >= self._rows_max or held.bytes >= self._bytes_max:
-                yield self._take(slot)
+        slot, rows = (facts.partition, facts.group, facts.table), facts.rows.num_rows
+        held = self._gathered.get(slot)
+        full: list[FactBatch] = []
+        if held is not None and held.rows + rows > self._rows_max:
+            full = self._take(slot)
+            held = None
+        if held is None:
+            held = self._gathered[slot] = _Gathered(now_s)
+        held.pieces.append(facts)
+        held.rows += rows
+        return [*full, *self._take(slot)] if held.rows >= self._rows_max else full
 
     def due(self, now_s: float) -> list[FactBatch]:
         """Everything, once the oldest has waited long enough: one request then carries all of a partition."""
@@ -65,16 +64,11 @@ class Coalescer:
 
     def drain(self) -> list[FactBatch]:
         """Everything."""
-        return [self._take(slot) for slot in list(self._gathered)]
+        return [batch for slot in list(self._gathered) for batch in self._take(slot)]
 
-    def _would_overflow(self, held: _Gathered, piece: pa.RecordBatch) -> bool:
-        return held.rows + piece.num_rows > self._rows_max or held.bytes + int(piece.nbytes) > self._bytes_max
-
-    def _take(self, slot: _Slot) -> FactBatch:
-        held = self._gathered.pop(slot)
-        rows = held.batches[0] if len(held.batches) == 1 else pa.concat_batches(held.batches)
-        partition, group, table = slot
-        return FactBatch(table=table, partition=partition, group=group, rows=rows)
+    def _take(self, slot: _Slot) -> list[FactBatch]:
+        batch = in_columns(self._gathered.pop(slot).pieces)
+        return [FactBatch(batch.table, batch.partition, batch.group, piece) for piece in self._pieces(batch.rows)]
 
     def _pieces(self, rows: pa.RecordBatch) -> list[pa.RecordBatch]:
         """`rows`, cut until each piece fits into a message; a single row is never cut, no row makes no piece."""

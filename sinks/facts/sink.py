@@ -8,6 +8,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from datastreamx.clock import Clock
 from datastreamx.config import Config
+from datastreamx.model.facts import Facts
 from datastreamx.model.keygroup import KeyGroup
 from datastreamx.wire.facts import FactBatch, encode_facts
 from sinks.facts.coalesce import Coalescer
@@ -18,8 +19,8 @@ from sinks.kafka.producer import SettlingProducer, connected_producer
 PART = "facts"
 
 
-class FactsSink(FixedPartitionedSink[FactBatch, bytes | None]):
-    """Takes `(KeyGroup.key, FactBatch)` and writes coalesced batches to `topics.facts`, partition = source partition.
+class FactsSink(FixedPartitionedSink[Facts, bytes | None]):
+    """Takes `(KeyGroup.key, Facts)` and writes coalesced batches to `topics.facts`, partition = source partition.
 
     A batch waits at most 200 ms while others arrive, else until the next snapshot, which always sends and settles.
     """
@@ -48,7 +49,7 @@ class FactsSink(FixedPartitionedSink[FactBatch, bytes | None]):
         return FactsPartition(self._producer.take(), self._topic, self._outside.clock)
 
 
-class FactsPartition(StatefulSinkPartition[FactBatch, bytes | None]):
+class FactsPartition(StatefulSinkPartition[Facts, bytes | None]):
     """One producer and what waits for it."""
 
     def __init__(self, producer: SettlingProducer, topic: str, clock: Clock) -> None:
@@ -57,7 +58,7 @@ class FactsPartition(StatefulSinkPartition[FactBatch, bytes | None]):
         self._clock = clock
         self._waiting = Coalescer()
 
-    def write_batch(self, values: list[FactBatch]) -> None:
+    def write_batch(self, values: list[Facts]) -> None:
         """Coalesce, send what is full or old enough; waits only while the local queue is full."""
         now_s = self._clock.monotonic_s()
         for facts in values:

@@ -18,9 +18,10 @@ from datastreamx.acks import AckedOffsets
 from datastreamx.clock import ManualClock
 from datastreamx.config import Config
 from datastreamx.model.chunk import DeadLetter
+from datastreamx.model.facts import Facts
 from datastreamx.model.keygroup import KeyGroup
 from datastreamx.tables import FACT_TABLES, record_batch
-from datastreamx.wire.facts import FactBatch
+from datastreamx.wire.facts import in_columns
 from flows import ads
 from flows.ports.ads import AdsPorts, live_bidding_ports
 from operators.repeats.marks import HighWaterMarks
@@ -45,7 +46,7 @@ class Story:
 
     def __init__(self, settings: Config) -> None:
         self.settings = settings
-        self.facts: list[tuple[str, FactBatch]] = []
+        self.facts: list[tuple[str, Facts]] = []
         self.dead_letters: list[tuple[str, DeadLetter]] = []
         self.decisions = DecisionTopic()
 
@@ -75,10 +76,11 @@ def tell(settings: Config, items: list[Any], places: tuple[int, ...], epoch: tim
     return story
 
 
-def rows_without_repeats(facts: list[tuple[str, FactBatch]]) -> dict[tuple[KeyGroup, str], list[dict[str, Any]]]:
+def rows_without_repeats(facts: list[tuple[str, Facts]]) -> dict[tuple[KeyGroup, str], list[dict[str, Any]]]:
     marks: defaultdict[int, HighWaterMarks] = defaultdict(HighWaterMarks)
     found: defaultdict[tuple[KeyGroup, str], list[dict[str, Any]]] = defaultdict(list)
-    for _, batch in facts:
+    for _, pieces in facts:
+        batch = in_columns([pieces])
         fresh = marks[batch.partition].fresh(batch)
         if fresh:
             found[KeyGroup(batch.partition, batch.group), batch.table] += fresh.rows.to_pylist()

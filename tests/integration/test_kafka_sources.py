@@ -520,7 +520,7 @@ def test_partitions_that_are_paused_again_and_again_lose_and_repeat_nothing(
 
 def display_facts(number: int, push_id: str, shown_time_ms: int) -> tuple[bytes, list[tuple[str, bytes]]]:
     """Message of one displayed ad."""
-    row = facts(rows=1, first_offset=number).rows
+    row = facts(rows=1, first_offset=number).rows.columns()
     values = {
         "type": "ad_shown",
         "push_id": push_id,

@@ -154,7 +154,7 @@ def facts(*events: BoxEvent, first_offset: int = 0) -> FactBatch:
     state = KeyGroupState(KEY_GROUP, ViewingConfig(), "box-events", lambda _: BOX_KEY)
     rows = state.process(decoded(*events, first_offset=first_offset)).events
     assert rows is not None
-    return FactBatch(BOX_EVENTS.name, 0, 0, rows)
+    return FactBatch(BOX_EVENTS.name, 0, 0, rows.columns())
 
 
 def with_billing(number: int = 7, *, aggregator: str = "alpha", **changes: Any) -> Decision:

@@ -134,7 +134,7 @@ def _heartbeats(first: int, end: int) -> FactBatch:
     state = KeyGroupState(KEY_GROUP, config().viewing, "box-events", lambda _: "0" * 32)
     rows = state.process(decoded(*(heartbeat(at) for at in range(first, end)), first_offset=first)).events
     assert rows is not None
-    return FactBatch("box_events", 0, 0, rows)
+    return FactBatch("box_events", 0, 0, rows.columns())
 
 
 def test_messages_are_decoded_and_dropped_repeats_are_counted() -> None:

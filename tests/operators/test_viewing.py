@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +16,7 @@ from datastreamx.errors import StateMismatchError
 from datastreamx.model import identity
 from datastreamx.model.chunk import DecodedChunk
 from datastreamx.model.events import BoxEvent, Consent
+from datastreamx.model.facts import Rows
 from datastreamx.model.keygroup import KeyGroup
 from datastreamx.snapshots import seal
 from operators.viewing.names import SWEEP_FIRST
@@ -46,8 +46,8 @@ def run(*events: BoxEvent, config: ViewingConfig = CONFIG) -> tuple[KeyGroupStat
     return keeper, keeper.process(decoded(*events))
 
 
-def rows(batch: pa.RecordBatch | None) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = batch.to_pylist() if batch is not None else []
+def rows(emitted: Rows | None) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = emitted.columns().to_pylist() if emitted is not None else []
     return found
 
 

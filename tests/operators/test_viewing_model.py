@@ -14,16 +14,17 @@ from functools import partial
 from typing import Any
 
 import msgspec
-import pyarrow as pa
 import pytest
 
 from datastreamx.config import ViewingConfig
 from datastreamx.model import identity
 from datastreamx.model.chunk import DecodedChunk
 from datastreamx.model.events import AdBreak, AdShown, BoxEvent, Consent, Heartbeat, Power, Tune
+from datastreamx.model.facts import Rows
 from datastreamx.model.keygroup import KeyGroup
 from datastreamx.tables import BOX_EVENTS, VIEWING_SESSIONS, Row, Table, record_batch
 from operators.viewing import names, state
+from operators.viewing.kernel import MANY
 from operators.viewing.snapshot import decode_snapshot, encode_snapshot
 from operators.viewing.state import KeyGroupState
 from tests.builders import T0
@@ -126,14 +127,27 @@ def _chunks(log: DecodedChunk, rng: random.Random) -> Iterator[DecodedChunk]:
         start = end
 
 
-def _assert_rows(table: Table, wanted: list[Row], found: pa.RecordBatch | None, where: str) -> None:
-    if not wanted:
-        assert found is None, where
-        return
-    assert found is not None, where
-    found.validate(full=True)
-    assert found.schema == table.arrow_schema, where
-    assert found.to_pylist() == record_batch(table, wanted).to_pylist(), where
+class _Gathered:
+    """Rows of several chunks of one table, whose columns are built together."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._wanted: list[Row] = []
+        self._found: list[Rows] = []
+
+    def add(self, wanted: list[Row], found: Rows | None, where: str) -> None:
+        assert (found.num_rows if found else 0) == len(wanted), where
+        self._wanted += wanted
+        self._found += [found] if found else []
+
+    def check(self, where: str) -> None:
+        if self._found:
+            first, *later = self._found
+            columns = first.columns(later)
+            columns.validate(full=True)
+            assert columns.schema == self._table.arrow_schema, where
+            assert columns.to_pylist() == record_batch(self._table, self._wanted).to_pylist(), where
+        self._wanted, self._found = [], []
 
 
 def _check(seed: int, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
@@ -147,15 +161,19 @@ def _check(seed: int, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     make = partial(KeyGroupState, config=config, topic="box-events", pseudonym=key)
     machine, model = make(KEY_GROUP), KeyGroupModel(KEY_GROUP, config, "box-events", key)
     seen = Counter[str]()
+    events, sessions = _Gathered(BOX_EVENTS), _Gathered(VIEWING_SESSIONS)
     for chunk in _chunks(log, rng):
         where = f"seed {seed}, chunk at offset {chunk.offsets[0]}"
         known = model.boxes.keys() | {event.box_id for event in chunk.events}
         wanted, found = model.process(chunk), machine.process(chunk)
-        _assert_rows(BOX_EVENTS, wanted.events, found.events, where)
-        _assert_rows(VIEWING_SESSIONS, wanted.sessions, found.sessions, where)
+        events.add(wanted.events, found.events, where)
+        sessions.add(wanted.sessions, found.sessions, where)
+        if rng.random() < 0.5:
+            events.check(where)
+            sessions.check(where)
         assert found.opportunities == wanted.opportunities, where
         for count in ("late", "duplicates", "missing"):
-            assert getattr(found, count) == getattr(wanted, count), f"{where}: {count}"
+            assert getattr(found, count) == min(getattr(wanted, count), MANY), f"{where}: {count}"
             seen[count] += getattr(wanted, count)
         assert viewed(machine) == viewed(model), where
         if rng.random() < restart_share:
@@ -170,6 +188,8 @@ def _check(seed: int, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
             seen[f"opportunities of a {one.trigger.removeprefix('ad_')}"] += 1
             seen["opportunities with consent"] += one.consent is not None
             seen["opportunities expired"] += one.expired
+    events.check(f"seed {seed}, the last")
+    sessions.check(f"seed {seed}, the last")
     return seen
 
 

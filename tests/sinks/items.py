@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 
 import pyarrow as pa
 
 from datastreamx.model.auction import Decision
 from datastreamx.model.chunk import DeadLetter
+from datastreamx.model.facts import Facts
 from datastreamx.tables import BOX_EVENTS, Kind
-from datastreamx.wire.facts import FactBatch
 from tests.builders import T0
 
 _VALUES: dict[Kind, object] = {
@@ -19,6 +20,20 @@ _VALUES: dict[Kind, object] = {
     Kind.STRING: "text",
     Kind.TIMESTAMP: dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
 }
+
+
+class Columns:
+    """Rows that are columns already."""
+
+    def __init__(self, rows: pa.RecordBatch) -> None:
+        self._rows = rows
+
+    @property
+    def num_rows(self) -> int:
+        return int(self._rows.num_rows)
+
+    def columns(self, later: Sequence[Columns] = ()) -> pa.RecordBatch:
+        return pa.concat_batches([self._rows, *(piece.columns() for piece in later)])
 
 
 def decision(number: int, *, partition: int = 0) -> Decision:
@@ -43,7 +58,7 @@ def decision(number: int, *, partition: int = 0) -> Decision:
     )
 
 
-def facts(*, rows: int, first_offset: int, partition: int = 0, group: int = 0, padding: int = 0) -> FactBatch:
+def facts(*, rows: int, first_offset: int, partition: int = 0, group: int = 0, padding: int = 0) -> Facts:
     """Rows of box_events, one per offset; `padding` adds bytes to each."""
     positions = {"source_partition": partition, "key_group": group, "ordinal": 0}
     columns = []
@@ -55,8 +70,8 @@ def facts(*, rows: int, first_offset: int, partition: int = 0, group: int = 0, p
         else:
             values = [positions.get(column.name, _VALUES[column.kind])] * rows
         columns.append(pa.array(values, column.kind.arrow))
-    return FactBatch(
-        "box_events", partition, group, pa.RecordBatch.from_arrays(columns, schema=BOX_EVENTS.arrow_schema)
+    return Facts(
+        "box_events", partition, group, Columns(pa.RecordBatch.from_arrays(columns, schema=BOX_EVENTS.arrow_schema))
     )
 
 

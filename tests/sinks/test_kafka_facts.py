@@ -73,7 +73,7 @@ def test_a_batch_too_large_for_a_message_is_cut_and_fits_on_the_wire() -> None:
 
 def test_a_single_row_is_never_cut() -> None:
     coalescer = Coalescer(bytes_max=100)
-    (one,) = coalescer.add(facts(rows=1, first_offset=0, padding=BYTES_MAX), 0.0)
+    (one,) = [*coalescer.add(facts(rows=1, first_offset=0, padding=BYTES_MAX), 0.0), *coalescer.drain()]
     assert one.rows.num_rows == 1
 
 
