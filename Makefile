@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := tour
-.PHONY: tour demo test test-campaigns test-kafka chaos simulate check format lock schemas clean
+.PHONY: tour demo test test-campaigns test-kafka chaos simulate bench check format lock schemas clean
 
 tour: ## Show this tour
 	@echo "DatastreamX: make TARGET, where TARGET is one of"
@@ -34,6 +34,12 @@ chaos: $(INSTALLED) ## Kill real processes under real faults: make chaos KILLS=2
 simulate: $(INSTALLED) ## Run histories in virtual time against every fault: make simulate SEED=1 RUNS=10000
 	@$(BIN)/python -m tests.simulation --seed $(or $(SEED),1) --runs $(or $(RUNS),1000) $(ARGS)
 
+bench: $(INSTALLED) ## Run all benchmarks, keep results; one: make bench-state ARGS=--quick (needs Java 17 and Maven)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-%: $(INSTALLED)
+	@$(BIN)/python -m benchmarks.$* $(ARGS)
+
 check: $(INSTALLED) ## Lint, types, formatting and import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -53,7 +59,7 @@ lock: $(INSTALLED) ## Resolve dependencies anew into requirements.lock
 		--custom-compile-command "make lock" --output-file requirements.lock
 
 clean: ## Remove the environment and everything that was made
-	@rm -rf $(VENV) build dist *.egg-info datastreamx-data tests/kafka/target
+	@rm -rf $(VENV) build dist *.egg-info datastreamx-data tests/kafka/target benchmarks/flink/target benchmarks/quix/.venv
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \

@@ -1,6 +1,6 @@
 """How fast and how punctual the auction operator is, each figure beside its yardstick in the same run.
 
-    python -m benchmarks.auction [--quick] [--json]
+    python -m benchmarks.auction [--quick] [--save] [--json]
 
 throughput   calls per second of the operator inside a Bytewax flow, against a bare aiohttp loop that makes the same
              calls with as many in flight and does nothing with the replies; the same stub aggregator, the same core
@@ -13,14 +13,13 @@ The client has core 0 to itself, stub and aggregators core 1 (with one core: all
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 
@@ -29,34 +28,24 @@ import msgspec
 import uvloop
 
 from aggregators.registry import build_adapter
-from benchmarks.auction_rig import Item, aggregator, batches_of, behave, config_for, opportunity, process, run, steadily
-from benchmarks.machine import Machine, Spread, machine, percentile, resident_mib, spread
+from benchmarks.auction_rig import aggregator, behave, process
+from benchmarks.contest import Effort, Standing, Stopwatch, standing
+from benchmarks.machine import Spread, percentile, resident_mib, spread
+from benchmarks.report import OURS, Comparison, Figure, Goal, conclude, parser, report
 from datastreamx.config import Config
 from datastreamx.interpreter import spare_garbage_collection
 from datastreamx.log import configure_logging
 from datastreamx.model.auction import BidRequest, Decision, Outcome
+from flows.bench.auctions import batches_of, config_for, opportunity, run, run_all_won, steadily
 
 # Throughput ------------------------------------------------------------------------------------------------------
 
 
-class Throughput(msgspec.Struct, frozen=True):
-    """Calls per second at a number of aggregators, and ratios of the operator's to a bare loop's, round by round.
-
-    Attributes:
-        bare_calls_per_s: On asyncio's own event loop.
-        bare_uvloop_calls_per_s: On uvloop, on which the operator runs too.
-    """
-
-    aggregators: int
-    operator_calls_per_s: Spread
-    bare_calls_per_s: Spread
-    bare_uvloop_calls_per_s: Spread
-    ratio: Spread
-    ratio_to_uvloop: Spread
+BARE, BARE_UVLOOP = "bare loop on asyncio", "bare loop on uvloop"
 
 
-async def _bare(url: str, body: bytes, calls: int, in_flight: int) -> float:
-    """Calls per second of a loop that posts the body, reads the reply and does nothing else."""
+async def _bare(url: str, body: bytes, calls: int, in_flight: int) -> Effort:
+    """A loop that posts the body, reads the reply and does nothing else; units are calls."""
     left = calls
     headers = {"content-type": "application/json"}
     timeout = aiohttp.ClientTimeout(total=None)
@@ -69,9 +58,9 @@ async def _bare(url: str, body: bytes, calls: int, in_flight: int) -> float:
                 async with session.post(url, data=body, headers=headers) as reply:
                     await reply.read()
 
-        started = time.perf_counter()
+        watch = Stopwatch()
         await asyncio.gather(*(one_after_the_other() for _ in range(in_flight)))
-        return calls / (time.perf_counter() - started)
+        return watch.effort(calls)
 
 
 def _body(config: Config) -> bytes:
@@ -93,57 +82,25 @@ def _body(config: Config) -> bytes:
     return build_adapter(config.aggregators[0]).make_requests(request)[0].body or b""
 
 
-def _operator(config: Config, auctions: int, in_flight: int) -> float:
-    """Auctions per second of the operator in a flow, `in_flight` of them at a time, as in the bare loop."""
-    made = list(batches_of(auctions, 16, 600_000))
-    begun = 0
-    statuses: list[str] = []
-
-    def batches() -> Iterator[list[Item]]:
-        nonlocal begun
-        for batch in made:
-            begun += sum(len(opportunities) for _, opportunities in batch)
-            yield batch
-
-    def as_others_end() -> float:
-        return 0.0 if begun - len(statuses) < in_flight else 0.001
-
-    started = time.perf_counter()
-    run(config, batches(), lambda decision: statuses.append(decision.status), as_others_end)
-    took_s = time.perf_counter() - started
-    if Counter(statuses) != {"won": auctions}:
-        raise SystemExit(f"every auction has to be won here, found {Counter(statuses)}")
-    return auctions / took_s
-
-
-def throughput(aggregators: int, auctions: int, rounds: int) -> Throughput:
+def throughput(aggregators: int, auctions: int, rounds: int) -> Comparison:
     """Operator and bare loops in turns, so that a busy minute of the machine hits all."""
-    bare: list[float] = []
-    bare_uvloop: list[float] = []
-    ours: list[float] = []
+    efforts: dict[str, list[Effort]] = {BARE: [], BARE_UVLOOP: [], OURS: []}
+    calls, in_flight = auctions * aggregators, 64
     with process("benchmarks.stub") as port:
         url = f"http://127.0.0.1:{port}/bid"
-        in_flight = 64
         config = config_for(
             {f"a{i}": url for i in range(aggregators)},
             "timeout_ms = 20000\ncapacity = 10000",
             "dynamic_timeout = false\nmax_in_flight = 1000",
         )
         for _ in range(rounds):
-            calls = _bare(url, _body(config), auctions * aggregators, in_flight * aggregators)
-            bare.append(asyncio.run(calls))
-            calls = _bare(url, _body(config), auctions * aggregators, in_flight * aggregators)
+            efforts[BARE].append(asyncio.run(_bare(url, _body(config), calls, in_flight * aggregators)))
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                bare_uvloop.append(runner.run(calls))
-            ours.append(_operator(config, auctions, in_flight) * aggregators)
-    return Throughput(
-        aggregators,
-        spread(ours),
-        spread(bare),
-        spread(bare_uvloop),
-        spread([mine / theirs for mine, theirs in zip(ours, bare, strict=True)]),
-        spread([mine / theirs for mine, theirs in zip(ours, bare_uvloop, strict=True)]),
-    )
+                efforts[BARE_UVLOOP].append(runner.run(_bare(url, _body(config), calls, in_flight * aggregators)))
+            ours = run_all_won(config, auctions, in_flight)
+            efforts[OURS].append(msgspec.structs.replace(ours, units=calls))
+    standings: list[Standing] = [standing(name, own, efforts[BARE]) for name, own in efforts.items()]
+    return Comparison(f"{aggregators} aggregator{'s' if aggregators > 1 else ''}", "calls", BARE, standings)
 
 
 # Punctuality -----------------------------------------------------------------------------------------------------
@@ -283,42 +240,44 @@ def isolation(auctions: int, per_second: int, rounds: int) -> Isolation:
 # Report ----------------------------------------------------------------------------------------------------------
 
 
-class Report(msgspec.Struct, frozen=True):
-    """Everything that was measured."""
-
-    machine: Machine
-    command: str
-    throughput: tuple[Throughput, ...]
-    punctuality: Punctuality
-    burst: Burst
-    isolation: Isolation
-
-
-def _text(report: Report) -> str:
-    where = report.machine
-    lines = [f"{report.command}  on {where.cpu}, {where.cores} cores, Python {where.python}", "", "throughput, calls/s"]
-    lines += [
-        f"  {one.aggregators} aggregators: operator {one.operator_calls_per_s}; bare asyncio {one.bare_calls_per_s}, "
-        f"ratio {one.ratio}; bare uvloop {one.bare_uvloop_calls_per_s}, ratio {one.ratio_to_uvloop}"
-        for one in report.throughput
+def _figures(on_time: Punctuality, broken: Burst, isolated: Isolation) -> list[Figure]:
+    decided, shed = "decision minus close", "burst"
+    return [
+        *(
+            Figure(name, unit, spread([figure]))
+            for name, unit, figure in (
+                (f"{decided}, p50", "ms", on_time.p50_ms),
+                (f"{decided}, p99", "ms", on_time.p99_ms),
+                (f"{decided}, worst", "ms", on_time.worst_ms),
+                ("decisions after the push's deadline", f"of {on_time.auctions:,}", on_time.after_push_deadline),
+                *((f"{shed}, {status}", f"of {broken.opportunities:,}", n) for status, n in broken.by_status.items()),
+                (f"{shed}, ads decided after their deadline", "decisions", broken.decided_after_deadline),
+                (f"{shed}, outcomes without a code", "decisions", broken.without_code),
+                (f"{shed}, settled p99", "ms", broken.settled_p99_ms),
+                (f"{shed}, memory before", "MiB", broken.memory_before_mib),
+                (f"{shed}, memory peak", "MiB", broken.memory_peak_mib),
+                (f"{shed}, memory growth in its second half", "MiB", broken.memory_growth_second_half_mib),
+            )
+        ),
+        Figure("bids of four aggregators", f"in {isolated.auctions:,} auctions", isolated.bids_baseline),
+        Figure(
+            "bids of four aggregators, the fifth silent",
+            f"in {isolated.auctions:,} auctions",
+            isolated.bids_with_black_hole,
+        ),
+        Figure("of them with the fifth silent", "times as many", isolated.ratio),
     ]
-    for name, part in (
-        ("punctuality, decision minus close", report.punctuality),
-        ("burst", report.burst),
-        ("isolation", report.isolation),
-    ):
-        lines += ["", name]
-        lines += [f"  {key}: {value}" for key, value in msgspec.to_builtins(part).items()]
-    return "\n".join(lines) + "\n"
+
+
+def _goals(comparisons: Sequence[Comparison], on_time: Punctuality) -> list[Goal]:
+    goals = [Goal(f"{one.label}: calls over {BARE}", 0.7, one.of(OURS).speed.median) for one in comparisons]
+    return [*goals, Goal("decision minus close, p99 in ms", 10.0, on_time.p99_ms, at_least=False)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.auction", description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a tenth of the work: to see that it runs")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    arguments = parser.parse_args(argv)
-    scale = 10 if arguments.quick else 1
+    options = parser("benchmarks.auction", __doc__ or "").parse_args(argv)
+    scale = 10 if options.quick else 1
 
     def progress(text: str) -> None:
         sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} {text}\n")
@@ -329,19 +288,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.sched_setaffinity(0, {0})
     # As `flows.run` does; the bare loops profit from it too.
     spare_garbage_collection()
-    found = []
+    comparisons = []
     for aggregators in (1, 3, 5):
         progress(f"throughput, {aggregators} aggregators")
-        found.append(throughput(aggregators, 12_000 // aggregators // scale, 3 if arguments.quick else 7))
+        comparisons.append(throughput(aggregators, 12_000 // aggregators // scale, 3 if options.quick else 7))
     progress("punctuality")
     on_time = punctuality(1_500 // scale, 75)
     progress("burst")
     broken = burst(3_600, 9 if scale == 1 else 2)
     progress("isolation")
-    isolated = isolation(1_500 // scale, 100, 1 if arguments.quick else 3)
-    command = "python -m benchmarks.auction" + (" --quick" if arguments.quick else "")
-    report = Report(machine(), command, tuple(found), on_time, broken, isolated)
-    sys.stdout.write(msgspec.json.encode(report).decode() + "\n" if arguments.json else _text(report))
+    isolated = isolation(1_500 // scale, 100, 1 if options.quick else 3)
+    conclude(
+        report(
+            question="auction",
+            asks="How many calls per second, how punctual, what in a burst, what when one aggregator is silent?",
+            command="python -m benchmarks.auction" + (" --quick" if options.quick else ""),
+            data=f"{12_000 // scale:,} calls per turn, OpenRTB over HTTP/1.1 on loopback, 64 auctions in flight",
+            comparisons=comparisons,
+            figures=_figures(on_time, broken, isolated),
+            goals=_goals(comparisons, on_time),
+            notes=["client on core 0, stub and aggregators on core 1; the stub costs next to nothing"],
+        ),
+        options,
+    )
     return 0
 
 

@@ -8,48 +8,33 @@ minute of the machine hits all; and what is compared is the ratio within one tur
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from benchmarks.machine import Spread, spread
+from flows.bench.effort import Effort, Stopwatch
+from flows.bench.machine import on_core
+
+__all__ = [
+    "ROOT",
+    "Contestant",
+    "Effort",
+    "Standing",
+    "Stopwatch",
+    "compare",
+    "module",
+    "on_core",
+    "run",
+    "standing",
+    "tell",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class Effort(msgspec.Struct, frozen=True):
-    """What one contestant took for its work in one turn, warm-up not included.
-
-    Attributes:
-        units: Events, rows or boxes that it has done.
-        wall_s: From the first to the last of them.
-        cpu_s: Of all threads of the process, user and system.
-        peak_mib: Largest resident memory of the process so far.
-        more: Other figures by name, units last.
-    """
-
-    units: int
-    wall_s: float
-    cpu_s: float
-    peak_mib: float
-    more: dict[str, float] = {}
-
-    @property
-    def per_s(self) -> float:
-        """Units per second."""
-        return self.units / self.wall_s
-
-    @property
-    def cpu_us(self) -> float:
-        """Microseconds of CPU per unit."""
-        return self.cpu_s / self.units * 1e6
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -85,24 +70,6 @@ class Contestant:
     argv: Sequence[str]
     core: int | None = 0
     environment: Mapping[str, str] | None = None
-
-
-class Stopwatch:
-    """Measures a part of this process, for the contestant's side."""
-
-    def __init__(self) -> None:
-        self._wall_s = time.perf_counter()
-        self._cpu_s = time.process_time()
-
-    def effort(self, units: int, more: dict[str, float] | None = None) -> Effort:
-        """What this took since the stopwatch was made."""
-        return Effort(
-            units,
-            time.perf_counter() - self._wall_s,
-            time.process_time() - self._cpu_s,
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            more or {},
-        )
 
 
 def tell(effort: Effort) -> None:
@@ -164,17 +131,3 @@ def run(one: Contestant) -> Effort:
     if done.returncode != 0:
         raise SystemExit(f"{one.name} failed with {done.returncode}: {' '.join(one.argv)}\n{done.stderr[-4000:]}")
     return msgspec.json.decode(done.stdout.strip().splitlines()[-1], type=Effort)
-
-
-@contextmanager
-def on_core(core: int | None) -> Iterator[None]:
-    """Children that are started meanwhile stay on this core."""
-    allowed = os.sched_getaffinity(0)
-    if core is None or core not in allowed:
-        yield
-        return
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)

@@ -1,6 +1,6 @@
 """What an outage of BigQuery does to the ads, and how fast the warehouse catches up.
 
-    python -m benchmarks.outage [--before 3] [--outage 10] [--boxes 3000] [--json]
+    python -m benchmarks.outage [--before 3] [--outage 10] [--boxes 3000] [--quick] [--save] [--json]
 
 The whole service on Apache Kafka (needs Java 17 and Maven). BigQuery refuses every call for `--outage` minutes, with
 the boxes going on as before. Measured by a reader of ad-decisions of its own: from the Kafka time of the causing record
@@ -10,7 +10,6 @@ backlog while new rows arrive, and at the end the audit of the demo: every row o
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import threading
@@ -18,11 +17,11 @@ import time
 from pathlib import Path
 from typing import Self
 
-import msgspec
 from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 
 from benchmarks.live import Service, say
-from benchmarks.machine import Machine, machine, percentile
+from benchmarks.machine import percentile, spread
+from benchmarks.report import Figure, Goal, Report, conclude, parser, report
 from datastreamx.config import Config
 from datastreamx.kafka import consumer_properties
 from datastreamx.wire.decisions import decode_decision
@@ -32,35 +31,6 @@ WARM_UP_S = 60.0
 """The first auctions of a run open connections and learn latencies."""
 SETTLE_POLL_S = 0.5
 DRAIN_LIMIT_S = 900.0
-
-
-class Latency(msgspec.Struct, frozen=True):
-    """Milliseconds."""
-
-    pushes: int
-    p50: float
-    p99: float
-
-
-class Result(msgspec.Struct, frozen=True):
-    """What was seen.
-
-    Attributes:
-        p99_ratio: During the outage over before it.
-        drain_ratio: Rows made visible per second while catching up, over rows arriving per second.
-    """
-
-    machine: Machine
-    boxes: int
-    outage_s: float
-    before_ms: Latency
-    during_ms: Latency
-    p99_ratio: float
-    arrival_rows_per_s: float
-    backlog_rows: int
-    drained_s: float
-    drain_ratio: float
-    violations: list[str]
 
 
 class Pushes:
@@ -101,16 +71,22 @@ class Pushes:
         consumer.close()
 
 
-def _latency(figures: list[float]) -> Latency:
-    return Latency(len(figures), round(percentile(figures, 0.5), 1), round(percentile(figures, 0.99), 1))
+def _figures(when: str, latencies_ms: list[float]) -> list[Figure]:
+    return [
+        Figure(f"pushes {when}", "pushes", spread([len(latencies_ms)])),
+        *(
+            Figure(f"push without aggregators {when}, {name}", "ms", spread([percentile(latencies_ms, share)]))
+            for name, share in (("p50", 0.5), ("p99", 0.99))
+        ),
+    ]
 
 
-def measure(before_s: float, outage_s: float, boxes: int) -> Result:
+def measure(warm_up_s: float, before_s: float, outage_s: float, boxes: int, command: str) -> Report:
     """Run it all."""
     with tempfile.TemporaryDirectory(prefix="datastreamx-outage-") as name, Service(Path(name), boxes) as service:
         with Pushes(service.config) as pushes:
             say("warming up")
-            _wait(service, WARM_UP_S)
+            _wait(service, warm_up_s)
             rows_then, begin_s = service.rows("box_events"), time.monotonic()
             say(f"measuring for {before_s:g} s")
             _wait(service, before_s)
@@ -128,18 +104,27 @@ def measure(before_s: float, outage_s: float, boxes: int) -> Result:
             say(f"caught up after {drained_s:.1f} s")
         summary = service.finish()
     before, during = pushes.between(begin_s, down_s), pushes.between(down_s, up_s)
-    return Result(
-        machine=machine(),
-        boxes=boxes,
-        outage_s=outage_s,
-        before_ms=_latency(before),
-        during_ms=_latency(during),
-        p99_ratio=round(percentile(during, 0.99) / percentile(before, 0.99), 3),
-        arrival_rows_per_s=round(arrival, 1),
-        backlog_rows=backlog,
-        drained_s=round(drained_s, 1),
-        drain_ratio=round(drained / drained_s / arrival, 2),
-        violations=summary.violations,
+    ratio = percentile(during, 0.99) / percentile(before, 0.99)
+    return report(
+        question="outage",
+        asks="What does an outage of BigQuery cost the pushes, and how soon is it made up for?",
+        command=command,
+        data=f"{boxes:,} boxes, six times as fast as real viewers, on Apache Kafka; {outage_s:g} s without BigQuery",
+        figures=[
+            *_figures("before", before),
+            *_figures("during", during),
+            Figure("arriving", "rows per second", spread([arrival])),
+            Figure("behind when BigQuery is back", "rows", spread([backlog])),
+            Figure("caught up after", "s", spread([drained_s])),
+            Figure(
+                "rows made visible meanwhile", "times as fast as rows arrive", spread([drained / drained_s / arrival])
+            ),
+        ],
+        goals=[
+            Goal("p99 of the pushes during the outage over before", 1.05, ratio, at_least=False),
+            Goal("broken promises", 0, len(summary.violations), at_least=False),
+        ],
+        notes=summary.violations,
     )
 
 
@@ -162,27 +147,19 @@ def _wait(service: Service, seconds: float) -> None:
         time.sleep(1.0)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", type=float, default=3.0, metavar="MINUTES")
-    parser.add_argument("--outage", type=float, default=10.0, metavar="MINUTES")
-    parser.add_argument("--boxes", type=int, default=3_000)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    result = measure(options.before * 60, options.outage * 60, options.boxes)
-    if options.json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
-    else:
-        sys.stdout.write(
-            f"push without aggregators   before p50 {result.before_ms.p50} ms, p99 {result.before_ms.p99} ms; during "
-            f"the outage p50 {result.during_ms.p50} ms, p99 {result.during_ms.p99} ms, ratio {result.p99_ratio}\n"
-            f"backlog of {result.backlog_rows:,} rows drained in {result.drained_s} s, {result.drain_ratio} times the "
-            f"arrival of {result.arrival_rows_per_s} rows/s\n"
-            + ("every promise held\n" if not result.violations else f"BROKEN: {result.violations}\n")
-        )
-    raise SystemExit(1 if result.violations else 0)
+def main() -> int:
+    """Measure and print; 1 if the audit found a broken promise."""
+    options_of = parser("benchmarks.outage", __doc__ or "")
+    options_of.add_argument("--before", type=float, default=3.0, metavar="MINUTES")
+    options_of.add_argument("--outage", type=float, default=10.0, metavar="MINUTES")
+    options_of.add_argument("--boxes", type=int, default=3_000)
+    options = options_of.parse_args()
+    before, outage, boxes = (0.2, 0.2, 1_000) if options.quick else (options.before, options.outage, options.boxes)
+    command = f"python -m benchmarks.outage --before {before:g} --outage {outage:g} --boxes {boxes}"
+    found = measure(WARM_UP_S / (10 if options.quick else 1), before * 60, outage * 60, boxes, command)
+    conclude(found, options)
+    return 1 if found.notes else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

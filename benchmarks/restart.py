@@ -1,6 +1,6 @@
 """How long the ads flow is away: killed, hung, or behind. Real processes, a real broker, as in production.
 
-    python -m benchmarks.restart [--boxes 100000] [--kills 30] [--outage 60] [--quick] [--json]
+    python -m benchmarks.restart [--boxes 100000] [--kills 30] [--outage 60] [--quick] [--save] [--json]
 
 crash     SIGKILL of the worker; then until the first fact about an event that was sent after the kill
 hang      SIGSTOP of the worker, for good; likewise. The supervisor has to find out
@@ -12,7 +12,6 @@ The state is loaded first: one event of each box.
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
@@ -23,10 +22,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import msgspec
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
-from benchmarks.machine import Machine, Spread, machine, percentile, spread
+from benchmarks.machine import percentile, spread
+from benchmarks.report import Figure, Goal, Report, conclude, parser, report
 from datastreamx.config import Config, load_config
 from datastreamx.kafka import consumer_properties, producer_properties
 from datastreamx.model.events import Heartbeat
@@ -62,19 +61,6 @@ name = "unused"
 adapter = "simple"
 url = "http://127.0.0.1:9"
 """
-
-
-class Result(msgspec.Struct, frozen=True):
-    """Seconds; `hang_s` is unset in a quick run."""
-
-    machine: Machine
-    boxes: int
-    crash_s: Spread
-    crash_p99_s: float
-    hang_s: float | None
-    outage_s: float
-    backlog_records: int
-    drained_s: float
 
 
 class Boxes:
@@ -275,48 +261,43 @@ def _say(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
-def measure(boxes: int, kills: int, outage_s: float, *, with_hang: bool) -> Result:
+def measure(boxes: int, kills: int, outage_s: float, command: str, *, with_hang: bool) -> Report:
     """All three; the hang alone takes half a minute."""
     with service(boxes) as (flow, made):
         _say(f"{boxes:,} boxes have state")
         crashes = _crashes(flow, made, kills)
-        hang_s = round(_hang(flow, made), 1) if with_hang else None
+        hangs = [_hang(flow, made)] if with_hang else []
         backlog, drained_s = _backlog(flow, made, boxes, outage_s)
-    return Result(
-        machine=machine(),
-        boxes=boxes,
-        crash_s=spread(crashes),
-        crash_p99_s=round(percentile(crashes, 0.99), 2),
-        hang_s=hang_s,
-        outage_s=outage_s,
-        backlog_records=backlog,
-        drained_s=round(drained_s, 1),
+    crash_s = spread(crashes)
+    return report(
+        question="restart",
+        asks="How long is a flow away that was killed, hung or behind?",
+        command=command,
+        data=f"{boxes:,} boxes with state, one event per box and {INTERVAL_S:g} s, {PARTITIONS} partitions",
+        figures=[
+            Figure("crash to first new output", "s", crash_s),
+            Figure("crash to first new output, p99", "s", spread([percentile(crashes, 0.99)])),
+            *(Figure("hang to first new output", "s", spread([one])) for one in hangs),
+            Figure(f"backlog of {outage_s:g} s", "events", spread([backlog])),
+            Figure("backlog read after", "s", spread([drained_s])),
+        ],
+        goals=[Goal("crash to first new output, median in s", 5.0, crash_s.median, at_least=False)],
+        notes=["real processes on the local broker; a backlog is read while events go on arriving"],
     )
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--boxes", type=int, default=100_000)
-    parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--outage", type=float, default=60.0, metavar="SECONDS")
-    parser.add_argument("--quick", action="store_true", help="few boxes, few kills: only whether it runs")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options_of = parser("benchmarks.restart", __doc__ or "")
+    options_of.add_argument("--boxes", type=int, default=100_000)
+    options_of.add_argument("--kills", type=int, default=30)
+    options_of.add_argument("--outage", type=float, default=60.0, metavar="SECONDS")
+    options = options_of.parse_args()
+    boxes, kills, outage_s = options.boxes, options.kills, options.outage
+    command = f"python -m benchmarks.restart --boxes {boxes} --kills {kills} --outage {outage_s:g}"
     if options.quick:
-        result = measure(2_000, 2, 3.0, with_hang=False)
-    else:
-        result = measure(options.boxes, options.kills, options.outage, with_hang=True)
-    if options.json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
-        return
-    sys.stdout.write(
-        f"{result.machine.cpu}, {result.machine.cores} cores, Python {result.machine.python}, {result.boxes:,} boxes\n"
-        f"crash to first new output   median {result.crash_s.median:.2f} s, p99 {result.crash_p99_s:.2f} s, "
-        f"{result.crash_s.rounds} kills\n"
-        f"hang to first new output    {'not measured' if result.hang_s is None else f'{result.hang_s} s'}\n"
-        f"backlog of {result.outage_s:g} s ({result.backlog_records:,} events)   read after {result.drained_s} s\n"
-    )
+        boxes, kills, outage_s, command = 2_000, 2, 3.0, "python -m benchmarks.restart --quick"
+    conclude(measure(boxes, kills, outage_s, command, with_hang=not options.quick), options)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Whether anything grows: memory, open files and stores of all flows under steady load, over time.
 
-    python -m benchmarks.soak [--minutes 30] [--boxes 3000] [--plot FILE.svg] [--json]
+    python -m benchmarks.soak [--minutes 30] [--boxes 3000] [--plot FILE.svg] [--quick] [--save] [--json]
 
 The whole service on Apache Kafka (needs Java 17 and Maven; the local broker gets slower with the length of its topics).
 All memories that are bounded by time are as short as a few minutes, so that they are full long before the end. At the
@@ -9,7 +9,6 @@ end the audit of the demo runs, and the last third of the samples is compared wi
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -22,7 +21,8 @@ import msgspec
 from matplotlib import pyplot as plt
 
 from benchmarks.live import Service, say
-from benchmarks.machine import Machine, machine
+from benchmarks.machine import spread
+from benchmarks.report import RESULTS, Figure, Goal, Report, conclude, parser, report
 
 INTERVAL_S = 10.0
 
@@ -61,19 +61,20 @@ class Growth(msgspec.Struct, frozen=True):
     resident_mib: float
 
 
-class Result(msgspec.Struct, frozen=True):
-    """What was seen."""
+class Soaked(msgspec.Struct, frozen=True):
+    """What was seen; `violations` are promises that the audit found broken."""
 
-    machine: Machine
-    minutes: float
-    boxes: int
     events: int
-    growth: list[Growth]
     violations: list[str]
     samples: list[Sample]
 
+    @property
+    def growth(self) -> list[Growth]:
+        """Of every flow."""
+        return [growth(flow, self.samples) for flow in dict.fromkeys(sample.flow for sample in self.samples)]
 
-def measure(minutes: float, boxes: int) -> Result:
+
+def measure(minutes: float, boxes: int) -> Soaked:
     """Run and sample."""
     samples: list[Sample] = []
     with (
@@ -99,15 +100,7 @@ def measure(minutes: float, boxes: int) -> Result:
             say(f"{at_s / 60:5.1f} min  " + "  ".join(map(_brief, samples[-len(service.flows) :])))
             time.sleep(max(0.0, INTERVAL_S - (time.monotonic() - begin_s - at_s)))
         summary = service.finish()
-    return Result(
-        machine=machine(),
-        minutes=minutes,
-        boxes=boxes,
-        events=summary.events["produced"],
-        growth=[growth(flow, samples) for flow in dict.fromkeys(sample.flow for sample in samples)],
-        violations=summary.violations,
-        samples=samples,
-    )
+    return Soaked(summary.events["produced"], summary.violations, samples)
 
 
 def growth(flow: str, samples: Sequence[Sample]) -> Growth:
@@ -128,7 +121,7 @@ def growth(flow: str, samples: Sequence[Sample]) -> Growth:
     )
 
 
-def plot(result: Result, path: Path) -> None:
+def plot(soaked: Soaked, path: Path) -> None:
     """Three panels over time: memory, handles, stores."""
     mpl.use("svg")
     # Without these the same data gives another file each time.
@@ -140,14 +133,15 @@ def plot(result: Result, path: Path) -> None:
     )
     figure, axes = plt.subplots(len(panels), 1, sharex=True, figsize=(8, 7))
     for axis, (title, measure) in zip(axes, panels, strict=True):
-        for one in result.growth:
-            ours = [sample for sample in result.samples if sample.flow == one.flow]
+        for one in soaked.growth:
+            ours = [sample for sample in soaked.samples if sample.flow == one.flow]
             axis.plot([sample.at_s / 60 for sample in ours], [measure(sample) for sample in ours], label=one.flow)
         axis.set_ylabel(title)
         axis.set_ylim(bottom=0)
         axis.grid(visible=True, alpha=0.3)
     axes[0].legend(loc="lower right")
-    axes[-1].set_xlabel(f"minutes; {result.events / (60 * result.minutes):,.0f} events per second")
+    last_s = max(sample.at_s for sample in soaked.samples)
+    axes[-1].set_xlabel(f"minutes; {soaked.events / last_s:,.0f} events per second")
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
@@ -166,27 +160,47 @@ def _brief(sample: Sample) -> str:
     return f"{sample.flow} {sample.resident_mib:.0f} MiB, {sample.handles} handles, {sample.store_mib:.1f} MiB stored;"
 
 
-def main() -> None:
-    """Measure, plot and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--boxes", type=int, default=3_000)
-    parser.add_argument("--plot", type=Path, default=None, metavar="FILE", help="write a chart as SVG")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    result = measure(options.minutes, options.boxes)
-    if options.plot is not None:
-        plot(result, options.plot)
-    if options.json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(result), indent=1).decode() + "\n")
-    else:
-        for one in result.growth:
-            sys.stdout.write(
-                f"{one.flow:<10} last third over the one before: memory {one.resident:.3f} ({one.resident_mib} MiB), "
-                f"handles {one.handles:.3f}, store {one.store:.3f}\n"
+def _report(soaked: Soaked, boxes: int, command: str) -> Report:
+    figures, goals = [], []
+    for one in soaked.growth:
+        for what, grown in (("memory", one.resident), ("handles", one.handles), ("store", one.store)):
+            goals.append(
+                Goal(f"{one.flow}: {what}, last third over the one before", 1.05, round(grown, 3), at_least=False)
             )
-    raise SystemExit(1 if result.violations else 0)
+        figures.append(Figure(f"{one.flow}: memory in the last third", "MiB", spread([one.resident_mib])))
+    goals.append(Goal("broken promises", 0, len(soaked.violations), at_least=False))
+    return report(
+        question="soak",
+        asks="Do memory, handles and stores stay flat?",
+        command=command,
+        data=f"{boxes:,} boxes, six times as fast as real viewers, {soaked.events:,} events, on Apache Kafka",
+        figures=figures,
+        goals=goals,
+        notes=soaked.violations,
+    )
+
+
+def main() -> int:
+    """Measure, plot and print; 1 if the audit found a broken promise."""
+    options_of = parser("benchmarks.soak", __doc__ or "")
+    options_of.add_argument("--minutes", type=float, default=30.0)
+    options_of.add_argument("--boxes", type=int, default=3_000)
+    options_of.add_argument(
+        "--plot", type=Path, default=None, metavar="FILE", help="write a chart as SVG, also without --save"
+    )
+    options = options_of.parse_args()
+    minutes, boxes = (1.0, 1_000) if options.quick else (options.minutes, options.boxes)
+    soaked = measure(minutes, boxes)
+    if options.plot is not None:
+        plot(soaked, options.plot)
+    if options.save:
+        RESULTS.mkdir(exist_ok=True)
+        # Not .json: those are all reports.
+        (RESULTS / "soak-samples.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(soaked.samples))
+    command = f"python -m benchmarks.soak --minutes {minutes:g} --boxes {boxes}"
+    conclude(_report(soaked, boxes, command), options, lambda _, path: plot(soaked, path))
+    return 1 if soaked.violations else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

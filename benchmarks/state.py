@@ -7,10 +7,14 @@ bare loop     a loop that only knows channel, last channel and last ad, and writ
 datastreamx   our operators in a Bytewax flow, a snapshot of everything each second
 per box       what the bare loop does as Bytewax's tutorial would: `stateful_map` keyed by box, with recovery
 Flink         what the bare loop does on Apache Flink: Java, heap state, a checkpoint each second; where a JDK is
+Quix Streams  what the bare loop does on Quix Streams: Python, state in RocksDB, a checkpoint each second
 
 All but Flink have core 0 to themselves. The first event of each box is the warm-up: all boxes are known when the clock
-starts. What comes in is in memory before the clock starts, and what goes out is
-counted and dropped, so that the figures are those of state and engine alone.
+starts. What comes in is in memory before the clock starts, and what goes out is counted and dropped, so that the
+figures are those of state and engine alone.
+
+Quix Streams cannot be fed from memory: it reads the same events from an Apache Kafka on core 1, so its figures contain
+a Kafka client, and those of the others do not. It is left out where there is no Java or no Maven.
 """
 
 from __future__ import annotations
@@ -19,23 +23,21 @@ import argparse
 import gc
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from datetime import timedelta
+from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import bytewax.operators as op
 import msgspec
-from bytewax._bytewax import cli_main
 from bytewax.dataflow import Dataflow
-from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
-from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
 from benchmarks.contest import Contestant, Effort, Stopwatch, compare, module, tell
 from benchmarks.flink import flink
+from benchmarks.quix import quix
 from benchmarks.report import OURS, Comparison, Goal, conclude, parser, report
 from benchmarks.workload import DESCRIPTION, chunks, events
-from datastreamx.config import Config, parse_config
+from datastreamx.config import Config
 from datastreamx.interpreter import spare_garbage_collection
 from datastreamx.model import identity
 from datastreamx.model.chunk import Chunk
@@ -43,125 +45,19 @@ from datastreamx.model.keygroup import KeyGroup
 from datastreamx.tables import BOX_EVENTS, VIEWING_SESSIONS
 from datastreamx.wire.events import encode_event
 from datastreamx.wire.facts import FactBatch, encode_facts
+from flows.bench.feed import Drop, InMemory, Item
+from flows.bench.state import bench_config
+from flows.bench.state import run_state as run_datastreamx
 from flows.recovery.opening import open_store
-from operators.decode import decode
+from flows.run import execute
 from operators.decode.records import decode_chunk
-from operators.viewing import viewing
 from operators.viewing.state import KeyGroupState
 from operators.viewing.warm import warm_up as compile_viewing
 
 PARTITIONS, GROUPS = 64, 4
-EPOCH_S = 1.0
+EPOCH_MS = 1_000
 LAPS = 5
 """Events of each box, at least; the first is the warm-up and not measured, so that all boxes are known then."""
-
-CONFIG = """\
-[kafka]
-bootstrap = "none:1"
-[bigquery]
-project = "none"
-[privacy]
-box_key_secret = "0123456789abcdef"
-[[aggregators]]
-name = "none"
-adapter = "simple"
-url = "http://127.0.0.1:9"
-"""
-
-
-class _Feed(StatefulSourcePartition[tuple[str, object], int]):
-    """What is in memory, one item at a time as a poll would return them; tells when the warm-up is over."""
-
-    def __init__(self, items: list[tuple[str, object]], warm: int, on_warm: Callable[[], None]) -> None:
-        self._items, self._warm, self._on_warm, self._next = items, warm, on_warm, 0
-
-    def next_batch(self) -> Iterable[tuple[str, object]]:
-        if self._next >= len(self._items):
-            raise StopIteration
-        if self._next >= self._warm:
-            self._warm = len(self._items)
-            self._on_warm()
-        batch = self._items[self._next : self._next + _BATCH]
-        self._next += len(batch)
-        return batch
-
-    def snapshot(self) -> int:
-        return self._next
-
-
-_BATCH = 4
-
-
-class _Source(FixedPartitionedSource[tuple[str, object], int]):
-    def __init__(self, items: list[tuple[str, object]], warm: int, on_warm: Callable[[], None]) -> None:
-        self._given = (items, warm, on_warm)
-
-    def list_parts(self) -> list[str]:
-        return ["all"]
-
-    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _Feed:  # noqa: ARG002  Bytewax's own
-        return _Feed(*self._given)
-
-
-class _Drop(StatelessSinkPartition[object]):
-    def __init__(self, take: Callable[[list[object]], None]) -> None:
-        self._take = take
-
-    def write_batch(self, items: list[object]) -> None:
-        self._take(items)
-
-
-class _Sink(DynamicSink[object]):
-    def __init__(self, take: Callable[[list[object]], None] = lambda _items: None) -> None:
-        self._take = take
-
-    def build(self, step_id: str, worker_index: int, worker_count: int) -> _Drop:  # noqa: ARG002  Bytewax's own
-        return _Drop(self._take)
-
-
-class Measured:
-    """A stopwatch that starts when the warm-up is over."""
-
-    def __init__(self) -> None:
-        self._watch = Stopwatch()
-
-    def start(self) -> None:
-        """The warm-up is over."""
-        self._watch = Stopwatch()
-
-    def effort(self, units: int) -> Effort:
-        """Since then."""
-        return self._watch.effort(units)
-
-
-def _run_flow(flow: Dataflow, directory: Path) -> None:
-    cli_main(
-        flow,
-        epoch_interval=timedelta(seconds=EPOCH_S),
-        recovery_config=open_store(directory / "store"),
-    )
-
-
-def run_datastreamx(config: Config, made: list[Chunk], warm_up: float, directory: Path) -> Effort:
-    """Our operators in a flow."""
-    warm = int(len(made) * warm_up)
-    units = sum(len(one.values) for one in made[warm:])
-    measured = Measured()
-    items: list[tuple[str, object]] = [(KeyGroup(one.partition, one.group).key, one) for one in made]
-    sizes: list[int] = []
-
-    def land(batches: list[tuple[str, FactBatch]]) -> None:
-        sizes.extend([len(encode_facts(batch)[0]) for _, batch in batches])
-
-    compile_viewing()
-    flow = Dataflow("state")
-    decoded = decode("decode", op.input("chunks", flow, _Source(items, warm, measured.start)), config)  # type: ignore[arg-type]  # the feed is for all
-    boxes = viewing("viewing", decoded.chunks, config)
-    op.output("facts", boxes.facts, _Sink(land))  # type: ignore[arg-type]  # likewise
-    op.output("opportunities", boxes.opportunities, _Sink())
-    op.output("dead_letters", decoded.dead_letters, _Sink())
-    _run_flow(flow, directory)
-    return measured.effort(units)
 
 
 def run_loop(config: Config, made: list[Chunk], warm_up: float, directory: Path) -> Effort:  # noqa: ARG001  contestants are called alike
@@ -169,7 +65,7 @@ def run_loop(config: Config, made: list[Chunk], warm_up: float, directory: Path)
     pseudonym = partial(identity.box_key, config.privacy.box_key_secret.reveal().encode())
     states: dict[tuple[int, int], KeyGroupState] = {}
     warm = int(len(made) * warm_up)
-    measured = Measured()
+    measured = Stopwatch()
     compile_viewing()
     for number, chunk in enumerate(made):
         if number == warm:
@@ -234,7 +130,7 @@ def run_bare_loop(values: list[bytes], warm_up: float) -> Effort:
     """The least state in a dict."""
     boxes: dict[str, Brief] = {}
     warm = int(len(values) * warm_up)
-    measured = Measured()
+    measured = Stopwatch()
     for number, value in enumerate(values):
         if number == warm:
             measured.start()
@@ -249,8 +145,8 @@ def run_bare_loop(values: list[bytes], warm_up: float) -> Effort:
 def run_per_box(values: list[bytes], warm_up: float, directory: Path) -> Effort:
     """The least state under one Bytewax key per box."""
     warm = int(len(values) * warm_up)
-    measured = Measured()
-    items: list[tuple[str, object]] = [("", value) for value in values]
+    measured = Stopwatch()
+    items: list[Item] = [("", value) for value in values]
 
     def keyed(item: tuple[str, bytes]) -> tuple[str, Report]:
         event = _DECODER.decode(item[1])
@@ -261,25 +157,29 @@ def run_per_box(values: list[bytes], warm_up: float, directory: Path) -> Effort:
         return box, enrich(box, event)
 
     flow = Dataflow("per_box")
-    up = op.map("decode", op.input("events", flow, _Source(items, warm, measured.start)), keyed)  # type: ignore[arg-type]  # as above
-    op.output("facts", op.stateful_map("state", up, step), _Sink())
-    _run_flow(flow, directory)
+    up = op.map("decode", op.input("events", flow, InMemory(items, warm, measured.start)), keyed)  # type: ignore[arg-type]  # as above
+    op.output("facts", op.stateful_map("state", up, step), Drop())
+    execute(flow, open_store(directory / "store"), EPOCH_MS)
     return measured.effort(len(values) - warm)
 
 
 # Contest ---------------------------------------------------------------------------------------------------------
 
 
-def _contestants(boxes: int, count: int, directory: Path) -> Iterator[Contestant]:
-    # The tutorial's way is so slow that a small part of the events tells as much.
-    for name, share in (("loop", 1.0), ("bare loop", 1.0), ("datastreamx", 1.0), ("per box", 0.1)):
-        events_of = boxes + int((count - boxes) * share)
+def _contestants(boxes: int, count: int, directory: Path, resources: ExitStack) -> Iterator[Contestant]:
+    # Those with a state for each key are so slow that a small part of the events tells as much.
+    few = boxes + int((count - boxes) * 0.1)
+    for name, events_of in (("loop", count), ("bare loop", count), ("datastreamx", count), ("per box", few)):
         arguments = ("--contestant", name, "--boxes", str(boxes), "--events", str(events_of))
         yield Contestant(name, module("benchmarks.state", *arguments))
+    values = ((event.box_id, encode_event(event)) for _, event in events(boxes, few))
+    rival = resources.enter_context(quix(values, few, boxes / few, directory / f"quix-{boxes}"))
+    if rival is not None:
+        yield rival
     path = directory / f"events-{boxes}.jsonl"
     with path.open("wb") as file:
         file.writelines(encode_event(event) + b"\n" for _, event in events(boxes, count))
-    rival = flink(path, warm_up, directory / "checkpoints")
+    rival = flink(path, boxes / count, directory / "checkpoints")
     if rival is not None:
         yield rival
 
@@ -287,7 +187,7 @@ def _contestants(boxes: int, count: int, directory: Path) -> Iterator[Contestant
 def _play(name: str, boxes: int, count: int) -> None:
     """Be one contestant."""
     spare_garbage_collection()
-    config = parse_config(CONFIG)
+    config = bench_config(EPOCH_MS)
     with tempfile.TemporaryDirectory(prefix="datastreamx-bench-") as folder:
         directory = Path(folder)
         if name in {"loop", "datastreamx"}:
@@ -305,8 +205,9 @@ def _play(name: str, boxes: int, count: int) -> None:
 def _compare(boxes: int, options: argparse.Namespace, directory: Path) -> Comparison:
     count = 40_000 if options.quick else max(options.events or 1_500_000, LAPS * boxes)
     sys.stderr.write(f"{boxes:,} boxes, {count:,} events\n")
-    contestants = [*_contestants(boxes, count, directory)]
-    standings = compare(contestants, 1 if options.quick else options.turns, "loop")
+    with ExitStack() as resources:
+        contestants = [*_contestants(boxes, count, directory, resources)]
+        standings = compare(contestants, 1 if options.quick else options.turns, "loop")
     return Comparison(f"{boxes:,} boxes", "events", "loop", standings)
 
 
@@ -325,7 +226,9 @@ def main() -> int:
     """Measure and print."""
     options_of = parser("benchmarks.state", __doc__ or "")
     options_of.add_argument("--boxes", default="30000,300000,1000000", help="fleets, e.g. %(default)s")
-    options_of.add_argument("--events", type=int, default=0, help="per turn, at least five per box; 0: 1,500,000 or more")
+    options_of.add_argument(
+        "--events", type=int, default=0, help="per turn, at least five per box; 0: 1,500,000 or more"
+    )
     options_of.add_argument("--turns", type=int, default=5)
     options_of.add_argument("--contestant", help=argparse.SUPPRESS)
     options = options_of.parse_args()
@@ -344,6 +247,10 @@ def main() -> int:
             data=f"{DESCRIPTION}; {PARTITIONS} partitions of {GROUPS} key groups",
             comparisons=comparisons,
             goals=goals,
+            notes=[
+                "Flink may use all cores: only its CPU per event is comparable",
+                "Quix Streams reads its events from Kafka, the others from memory: its figures contain a Kafka client",
+            ],
         ),
         options,
     )

@@ -9,6 +9,7 @@ import typer
 
 from datastreamx.cli.aggregator.command import aggregator
 from datastreamx.cli.backup.command import backup, restore
+from datastreamx.cli.bench.command import bench
 from datastreamx.cli.doctor.command import doctor
 from datastreamx.cli.explain.command import explain
 from datastreamx.cli.options import (
@@ -152,6 +153,7 @@ def worker(
 app.command(rich_help_panel="Try")(simulate)
 app.command(rich_help_panel="Try")(explain)
 app.command(rich_help_panel="Try")(query)
+app.command(rich_help_panel="Try")(bench)
 app.command(rich_help_panel="Prepare")(validate)
 app.command(rich_help_panel="Prepare")(plan)
 app.command(rich_help_panel="Prepare")(apply)

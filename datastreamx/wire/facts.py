@@ -73,7 +73,8 @@ def decode_facts(value: bytes, headers: Headers, partition: int) -> FactBatch:
             "deploy the warehouse flow before the ads flow when columns are added"
         )
     try:
-        rows = pa.ipc.read_record_batch(pa.py_buffer(value), table.arrow_schema_of(version))
+        schema = table.arrow_schema if version == table.version else table.arrow_schema_of(version)
+        rows = pa.ipc.read_record_batch(pa.py_buffer(value), schema)
     except (pa.ArrowInvalid, OSError, EOFError) as error:
         raise CrashError(f"box-facts holds a message of {len(value)} bytes that is no record batch: {error}") from None
     return FactBatch(table.name, partition, group, rows if version == table.version else _widen(rows, table))

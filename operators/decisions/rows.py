@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
+
 import msgspec
+import pyarrow as pa
 
 from datastreamx.model.auction import AggregatorOutcome, BidNotice, Decision, LateBid, Outcome
-from datastreamx.tables import Row
+from datastreamx.tables import BIDS, Row
+
+_OUTCOME_FIELDS = AggregatorOutcome.__struct_fields__
+_LABELS = {int(code): code.label for code in Outcome}
 
 
 def decision_row(decision: Decision, offset: int) -> Row:
@@ -49,9 +56,33 @@ def decision_row(decision: Decision, offset: int) -> Row:
     )
 
 
-def bid_rows(decision: Decision, offset: int) -> list[Row]:
-    """Rows of bids, one per aggregator; `offset` as in `decision_row`."""
-    return [_bid_row(decision, outcome, offset) for outcome in decision.outcomes]
+def bids_batch(decisions: Sequence[Decision], offsets: Sequence[int]) -> pa.RecordBatch | None:
+    """Record batch of bids: a row per decision and aggregator, `None` without any; `offsets` as in `decision_row`.
+
+    Column by column, because these are most of the rows: a third of the time that a tuple per row takes.
+    """
+    outcomes = [outcome for decision in decisions for outcome in decision.outcomes]
+    if not outcomes:
+        return None
+    columns: dict[str, Iterable[object]] = dict(
+        zip(_OUTCOME_FIELDS, zip(*map(msgspec.structs.astuple, outcomes), strict=True), strict=True)
+    )
+    codes = [int(outcome.code) for outcome in outcomes]
+    columns["outcome_code"] = codes
+    columns["outcome"] = [_LABELS[code] for code in codes]
+    columns["notices"] = [_notices(outcome.notices) if outcome.notices else None for outcome in outcomes]
+
+    counts = [len(decision.outcomes) for decision in decisions]
+    of_decisions: dict[str, Iterable[object]] = {
+        "decided_time": [decision.decided_ms * 1000 for decision in decisions],
+        "auction_id": [decision.auction_id for decision in decisions],
+        "channel_id": [decision.channel_id for decision in decisions],
+        "log_partition": [decision.partition for decision in decisions],
+        "log_offset": offsets,
+    }
+    columns |= {name: [*chain.from_iterable(map(repeat, values, counts))] for name, values in of_decisions.items()}
+    schema = BIDS.arrow_schema
+    return pa.record_batch([pa.array(columns[field.name], type=field.type) for field in schema], schema=schema)
 
 
 def late_row(late: LateBid, partition: int, offset: int) -> Row:
@@ -66,45 +97,6 @@ def late_row(late: LateBid, partition: int, offset: int) -> Row:
         late.would_have_won,
         partition,
         offset,
-    )
-
-
-def _bid_row(decision: Decision, outcome: AggregatorOutcome, offset: int) -> Row:
-    return (
-        decision.decided_ms * 1000,
-        decision.auction_id,
-        outcome.aggregator,
-        outcome.code.label,
-        int(outcome.code),
-        outcome.called,
-        outcome.propensity,
-        outcome.attempt,
-        decision.channel_id,
-        outcome.tmax_ms,
-        outcome.latency_us,
-        outcome.http_status,
-        outcome.response_bytes,
-        outcome.bid_id,
-        outcome.price_micros,
-        outcome.currency,
-        outcome.ad_id,
-        outcome.detail,
-        decision.partition,
-        offset,
-        outcome.queue_us,
-        outcome.dns_us,
-        outcome.connect_us,
-        outcome.first_byte_us,
-        outcome.connection_reused,
-        outcome.bids,
-        outcome.ads_won,
-        outcome.offered_micros,
-        outcome.offered_currency,
-        outcome.rate_id,
-        outcome.floor_micros,
-        outcome.advertiser_domain,
-        outcome.no_bid_reason,
-        _notices(outcome.notices),
     )
 
 

@@ -17,7 +17,7 @@ from datastreamx.model.log import LogBatch
 from datastreamx.tables import AD_DECISIONS, BIDS, LATE_BIDS, Row, record_batch
 from datastreamx.wire.decisions import decode_decision
 from operators.decisions.firsts import FirstWins
-from operators.decisions.rows import bid_rows, decision_row, late_row
+from operators.decisions.rows import bids_batch, decision_row, late_row
 
 
 class DecisionBatch(msgspec.Struct, frozen=True):
@@ -41,7 +41,7 @@ class DecisionsLogic(StatefulBatchLogic[LogBatch, DecisionBatch, bytes]):
         """Decode records in log order and keep the first of each auction."""
         decisions: list[Decision] = []
         ad_decisions: list[Row] = []
-        bids: list[Row] = []
+        offsets: list[int] = []
         late_bids: list[Row] = []
         for batch in values:
             for offset, value in zip(batch.offsets, batch.values, strict=True):
@@ -54,7 +54,7 @@ class DecisionsLogic(StatefulBatchLogic[LogBatch, DecisionBatch, bytes]):
                     continue
                 decisions.append(decision)
                 ad_decisions.append(decision_row(decision, offset))
-                bids += bid_rows(decision, offset)
+                offsets.append(offset)
                 late_bids += [
                     late_row(late, decision.partition, offset)
                     for late in decision.late
@@ -65,9 +65,12 @@ class DecisionsLogic(StatefulBatchLogic[LogBatch, DecisionBatch, bytes]):
             return [], StatefulBatchLogic.RETAIN
         rows = {
             table.name: record_batch(table, found)
-            for table, found in ((AD_DECISIONS, ad_decisions), (BIDS, bids), (LATE_BIDS, late_bids))
+            for table, found in ((AD_DECISIONS, ad_decisions), (LATE_BIDS, late_bids))
             if found
         }
+        bids = bids_batch(decisions, offsets)
+        if bids is not None:
+            rows[BIDS.name] = bids
         return [DecisionBatch(decisions, rows)], StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> bytes:

@@ -137,12 +137,14 @@ class TableLoader:
             )
         if not rows.num_rows:
             return
-        if self._batches and self._batched_bytes + rows.nbytes > self._request_target_bytes:
+        # An upper bound: a slice counts whole. `nbytes` is exact and costs more than all else here does; `pack` cuts.
+        size_bytes = rows.get_total_buffer_size()
+        if self._batches and self._batched_bytes + size_bytes > self._request_target_bytes:
             self.send()
         if not self._batches:
             self._batched_since_s = self._env.clock.monotonic_s()
         self._batches.append(rows)
-        self._batched_bytes += rows.nbytes
+        self._batched_bytes += size_bytes
         is_due = self._env.clock.monotonic_s() - self._batched_since_s >= self._settings.linger_s
         if is_due or self._batched_bytes > self._request_target_bytes:
             self.send()

@@ -36,11 +36,12 @@ from datastreamx.wire.facts import FactBatch, encode_facts
 from flows import warehouse
 from flows.ports import Process
 from flows.ports.warehouse import WarehousePorts, live_warehouse_ports
-from operators.decisions.rows import bid_rows, decision_row, late_row
+from operators.decisions.rows import decision_row, late_row
 from operators.impressions.join import Display, Impression, Push, impression_row
 from sinks.bigquery.sink import BigQuerySink
 from sources.kafka.reader import PartitionReader
 from sources.kafka.warehouse import WarehouseSource
+from tests.bid_rows import bid_rows
 from tests.builders import T0, outcome, winning_ad
 from tests.flows.doubles import Script, ScriptedSource, SettledSink, SettledTables, run_epochs
 from tests.flows.logs import PARTITIONS, BoxLog, Oracle, draw_logs, facts_from, oracle_of, story_config

@@ -22,8 +22,9 @@ from datastreamx.model.chunk import Chunk
 from datastreamx.model.keygroup import KeyGroup, group_of
 from datastreamx.tables import BOX_EVENTS, MINUTE_ROLLUPS, TABLES, Row, Table
 from datastreamx.wire.decisions import decode_decision
-from operators.decisions.rows import bid_rows, decision_row, late_row
+from operators.decisions.rows import decision_row, late_row
 from operators.decode.records import decode_chunk
+from tests.bid_rows import bid_rows
 from tests.operators.model.reading import Viewed, model_of, viewed
 
 T = TypeVar("T")

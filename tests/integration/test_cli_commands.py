@@ -30,13 +30,14 @@ from datastreamx.model.auction import AggregatorOutcome, Decision, LateBid, Outc
 from datastreamx.model.identity import box_key, push_id
 from datastreamx.tables import AD_DECISIONS, BIDS, LATE_BIDS, TABLES, Column, Kind, Row, Table
 from datastreamx.wire.decisions import encode_decision
-from operators.decisions.rows import bid_rows, decision_row, late_row
+from operators.decisions.rows import decision_row, late_row
 from simulator.bigquery import LocalBigQuery
 from simulator.fleet.ledger import read_ledger
 from sinks.bigquery.client import rest_client
 from sinks.bigquery.schema import apply_tables, check_tables
 from sources.kafka.events import EventSource
 from sources.kafka.warehouse import WarehouseSource
+from tests.bid_rows import bid_rows
 from tests.cli.running import Cli, Ended, make_cli
 from tests.integration.brokers import Broker, Record, produce
 

@@ -184,7 +184,7 @@ def decided(*decisions: Decision) -> DecisionBatch:
 
 
 def test_displays_are_read_from_the_rows_of_ad_shown_alone() -> None:
-    found = displays(facts(tune(0), shown(1, "a"), heartbeat(2), shown(3, "b"), first_offset=40))
+    found = displays([facts(tune(0), shown(1, "a"), heartbeat(2), shown(3, "b"), first_offset=40)])
     assert found == [
         Display(T0 + 1, BOX_KEY, "push-a", "a", 15_000, 0, 0, 41, 0),
         Display(T0 + 3, BOX_KEY, "push-b", "b", 15_000, 0, 0, 43, 0),
@@ -194,13 +194,18 @@ def test_displays_are_read_from_the_rows_of_ad_shown_alone() -> None:
 def test_display_that_came_late_still_counts() -> None:
     late = facts(heartbeat(200_000, seq=9), shown(0, "a", seq=8))
     assert late.rows.column("is_late").to_pylist() == [False, True]
-    assert [found.push_id for found in displays(late)] == ["push-a"]
+    assert [found.push_id for found in displays([late])] == ["push-a"]
 
 
 def test_other_tables_hold_no_displays() -> None:
     row = (T0 * 1000, T0 * 1000, "k", "s", 0, 1, 0, 0, None, None, 0, 0, 0, 0)
     sessions = FactBatch(VIEWING_SESSIONS.name, 0, 0, record_batch(VIEWING_SESSIONS, [row]))
-    assert displays(sessions) == []
+    assert displays([sessions]) == []
+
+
+def test_displays_of_several_batches_keep_the_order_of_the_log() -> None:
+    batches = [facts(shown(1, "a"), tune(2)), facts(heartbeat(3)), facts(shown(4, "b"), shown(5, "c"))]
+    assert [found.ad_id for found in displays(batches)] == ["a", "b", "c"]
 
 
 def test_matched_impression_becomes_a_row_with_its_decision() -> None:

@@ -20,7 +20,7 @@ from datastreamx.wire.facts import FactBatch
 from operators.decisions.step import DecisionBatch
 from operators.impressions.join import Display, Impression, Push
 from operators.impressions.step import ImpressionBatch
-from operators.rollups.counts import Rollup
+from operators.rollups.counts import GATHERED_ROWS, Rollup
 from operators.rollups.step import Countable, RollupsLogic
 from tests.builders import KEY_GROUP, T0, decision, decoded, heartbeat, outcome, shown, tune, winning_ad
 from tests.operators.model.state import KeyGroupModel
@@ -74,6 +74,15 @@ def test_late_events_are_counted_in_their_own_minute() -> None:
     rollup.add_facts(facts(event_rows(heartbeat(600_000, seq=9), tune(0, "b", seq=8))))
     rows = {row["channel_id"]: nonzero(row) for row in taken(rollup)}
     assert rows == {None: {"events": 1}, "b": {"events": 1, "late_events": 1, "tunes": 1}}
+
+
+def test_events_beyond_what_may_wait_are_counted_with_those_that_wait() -> None:
+    rollup = Rollup()
+    waiting = facts(event_rows(*(heartbeat(at) for at in range(GATHERED_ROWS // 2))))
+    for _ in range(5):
+        rollup.add_facts(waiting)
+        assert rollup._gathered_rows < GATHERED_ROWS
+    assert sum(row["events"] for row in taken(rollup)) == 5 * waiting.rows.num_rows
 
 
 def test_sessions_are_not_events() -> None:

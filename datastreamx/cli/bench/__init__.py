@@ -1,0 +1,1 @@
+"""`datastreamx bench`: what this machine does, and how many boxes it carries."""
