@@ -9,9 +9,9 @@ per box       what the bare loop does as Bytewax's tutorial would: `stateful_map
 Flink         what the bare loop does on Apache Flink: Java, heap state, a checkpoint each second; where a JDK is
 Quix Streams  what the bare loop does on Quix Streams: Python, state in RocksDB, a checkpoint each second
 
-All but Flink have core 0 to themselves. The first event of each box is the warm-up: all boxes are known when the clock
-starts. What comes in is in memory before the clock starts, and what goes out is counted and dropped, so that the
-figures are those of state and engine alone.
+All but Flink have core 0 to themselves. The first events of each box are the warm-up: all boxes are known when the
+clock starts. What comes in is in memory by then, packed as polls return it, and what goes out is encoded and dropped, so
+that the figures are those of state and engine alone.
 
 Quix Streams cannot be fed from memory: it reads the same events from an Apache Kafka on core 1, so its figures contain
 a Kafka client, and those of the others do not. It is left out where there is no Java or no Maven.
@@ -40,12 +40,12 @@ from benchmarks.workload import DESCRIPTION, chunks, events
 from datastreamx.config import Config
 from datastreamx.interpreter import spare_garbage_collection
 from datastreamx.model import identity
-from datastreamx.model.chunk import Chunk
+from datastreamx.model.facts import Facts
 from datastreamx.model.keygroup import KeyGroup
 from datastreamx.tables import BOX_EVENTS, VIEWING_SESSIONS
 from datastreamx.wire.events import encode_event
-from datastreamx.wire.facts import FactBatch, encode_facts
-from flows.bench.feed import Drop, InMemory, Item
+from datastreamx.wire.facts import encode_facts, in_columns
+from flows.bench.feed import Drop, InMemory, Packed, open_chunks, open_values, pack_chunks, pack_values
 from flows.bench.state import bench_config
 from flows.bench.state import run_state as run_datastreamx
 from flows.recovery.opening import open_store
@@ -56,30 +56,32 @@ from operators.viewing.warm import warm_up as compile_viewing
 
 PARTITIONS, GROUPS = 64, 4
 EPOCH_MS = 1_000
-LAPS = 5
-"""Events of each box, at least; the first is the warm-up and not measured, so that all boxes are known then."""
+LAPS, WARM_LAPS = 5, 2
+"""Events of each box, at least; and how many of them are the warm-up, so that all boxes are known then. A chunk may hold
+most of a lap of its key group, so it takes two."""
 
 
-def run_loop(config: Config, made: list[Chunk], warm_up: float, directory: Path) -> Effort:  # noqa: ARG001  contestants are called alike
+def run_loop(config: Config, polls: list[Packed], warm_up: float, directory: Path) -> Effort:  # noqa: ARG001  contestants are called alike
     """The same operators, called one after the other."""
     pseudonym = partial(identity.box_key, config.privacy.box_key_secret.reveal().encode())
     states: dict[tuple[int, int], KeyGroupState] = {}
-    warm = int(len(made) * warm_up)
+    warm = int(len(polls) * warm_up)
     measured = Stopwatch()
     compile_viewing()
-    for number, chunk in enumerate(made):
+    for number, poll in enumerate(polls):
         if number == warm:
             measured.start()
-        decoded = decode_chunk(chunk, config.topics.events, config.events.max_clock_skew_ms)
-        place = KeyGroup(chunk.partition, chunk.group)
-        state = states.get(place)
-        if state is None:
-            state = states[place] = KeyGroupState(place, config.viewing, config.topics.events, pseudonym)
-        out = state.process(decoded)
-        for table, rows in ((BOX_EVENTS, out.events), (VIEWING_SESSIONS, out.sessions)):
-            if rows is not None:
-                encode_facts(FactBatch(table.name, chunk.partition, chunk.group, rows))
-    return measured.effort(sum(len(one.values) for one in made[warm:]))
+        for _, chunk in open_chunks(poll.data):
+            decoded = decode_chunk(chunk, config.topics.events, config.events.max_clock_skew_ms)
+            place = KeyGroup(chunk.partition, chunk.group)
+            state = states.get(place)
+            if state is None:
+                state = states[place] = KeyGroupState(place, config.viewing, config.topics.events, pseudonym)
+            out = state.process(decoded)
+            for table, rows in ((BOX_EVENTS, out.events), (VIEWING_SESSIONS, out.sessions)):
+                if rows is not None:
+                    encode_facts(in_columns([Facts(table.name, chunk.partition, chunk.group, rows)]))
+    return measured.effort(sum(poll.events for poll in polls[warm:]))
 
 
 class Brief(msgspec.Struct, gc=False):
@@ -126,27 +128,27 @@ def enrich(box: Brief, event: Report) -> bytes:
     )
 
 
-def run_bare_loop(values: list[bytes], warm_up: float) -> Effort:
+def run_bare_loop(polls: list[Packed], warm_up: float) -> Effort:
     """The least state in a dict."""
     boxes: dict[str, Brief] = {}
-    warm = int(len(values) * warm_up)
+    warm = int(len(polls) * warm_up)
     measured = Stopwatch()
-    for number, value in enumerate(values):
+    for number, poll in enumerate(polls):
         if number == warm:
             measured.start()
-        event = _DECODER.decode(value)
-        box = boxes.get(event.box_id)
-        if box is None:
-            box = boxes[event.box_id] = Brief()
-        enrich(box, event)
-    return measured.effort(len(values) - warm)
+        for _, value in open_values(poll.data):
+            event = _DECODER.decode(value)
+            box = boxes.get(event.box_id)
+            if box is None:
+                box = boxes[event.box_id] = Brief()
+            enrich(box, event)
+    return measured.effort(sum(poll.events for poll in polls[warm:]))
 
 
-def run_per_box(values: list[bytes], warm_up: float, directory: Path) -> Effort:
+def run_per_box(polls: list[Packed], warm_up: float, directory: Path) -> Effort:
     """The least state under one Bytewax key per box."""
-    warm = int(len(values) * warm_up)
+    warm = int(len(polls) * warm_up)
     measured = Stopwatch()
-    items: list[Item] = [("", value) for value in values]
 
     def keyed(item: tuple[str, bytes]) -> tuple[str, Report]:
         event = _DECODER.decode(item[1])
@@ -157,10 +159,10 @@ def run_per_box(values: list[bytes], warm_up: float, directory: Path) -> Effort:
         return box, enrich(box, event)
 
     flow = Dataflow("per_box")
-    up = op.map("decode", op.input("events", flow, InMemory(items, warm, measured.start)), keyed)  # type: ignore[arg-type]  # as above
+    up = op.map("decode", op.input("events", flow, InMemory(polls, open_values, warm, measured.start)), keyed)  # type: ignore[arg-type]  # as above
     op.output("facts", op.stateful_map("state", up, step), Drop())
     execute(flow, open_store(directory / "store"), EPOCH_MS)
-    return measured.effort(len(values) - warm)
+    return measured.effort(sum(poll.events for poll in polls[warm:]))
 
 
 # Contest ---------------------------------------------------------------------------------------------------------
@@ -179,7 +181,7 @@ def _contestants(boxes: int, count: int, directory: Path, resources: ExitStack) 
     path = directory / f"events-{boxes}.jsonl"
     with path.open("wb") as file:
         file.writelines(encode_event(event) + b"\n" for _, event in events(boxes, count))
-    rival = flink(path, boxes / count, directory / "checkpoints")
+    rival = flink(path, WARM_LAPS * boxes / count, directory / "checkpoints")
     if rival is not None:
         yield rival
 
@@ -191,15 +193,17 @@ def _play(name: str, boxes: int, count: int) -> None:
     with tempfile.TemporaryDirectory(prefix="datastreamx-bench-") as folder:
         directory = Path(folder)
         if name in {"loop", "datastreamx"}:
-            made = chunks(boxes, count, PARTITIONS, GROUPS)
+            polls = pack_chunks(chunks(boxes, count, PARTITIONS, GROUPS))
             gc.freeze()
             run = run_loop if name == "loop" else run_datastreamx
-            tell(run(config, made, boxes / count, directory))
+            tell(run(config, polls, WARM_LAPS * boxes / count, directory))
         else:
-            values = [encode_event(event) for _, event in events(boxes, count)]
+            polls = pack_values(encode_event(event) for _, event in events(boxes, count))
             gc.freeze()
-            warm_up = boxes / count
-            tell(run_bare_loop(values, warm_up) if name == "bare loop" else run_per_box(values, warm_up, directory))
+            if name == "bare loop":
+                tell(run_bare_loop(polls, WARM_LAPS * boxes / count))
+            else:
+                tell(run_per_box(polls, boxes / count, directory))
 
 
 def _compare(boxes: int, options: argparse.Namespace, directory: Path) -> Comparison:

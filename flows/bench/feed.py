@@ -4,19 +4,66 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
+import msgspec
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
+from datastreamx.model.chunk import Chunk
+from datastreamx.model.keygroup import KeyGroup
 from flows.bench.machine import resident_mib
 
 Item = tuple[str, object]
 """A key and its item."""
 
-_BATCH = 4
-"""Items of one hand-out, like the chunks that a poll returns."""
+Keyed = TypeVar("Keyed")
+
+_CHUNKS, _VALUES = 4, 1_000
+"""Items of one hand-out, like what a poll returns."""
+
+
+class Packed(NamedTuple):
+    """Items of one hand-out, encoded.
+
+    They are decoded when they are handed out, so they lie in the cache of the processor, as what a client has just
+    received does. Made beforehand, each record would have to be fetched from memory: 0.6 µs of 2.4 per event.
+    """
+
+    events: int
+    data: bytes
+
+
+_ENCODE = msgspec.msgpack.Encoder().encode
+open_chunks = msgspec.msgpack.Decoder(list[tuple[str, Chunk]]).decode
+"""Chunks of a hand-out under the keys of their key groups."""
+open_values = msgspec.msgpack.Decoder(list[tuple[str, bytes]]).decode
+"""Record values of a hand-out under one key."""
+
+
+def pack_chunks(made: Iterable[Chunk]) -> list[Packed]:
+    """Hand-outs of some chunks each, for `open_chunks`."""
+    return [
+        Packed(
+            sum(len(one.values) for one in some),
+            _ENCODE([(KeyGroup(one.partition, one.group).key, one) for one in some]),
+        )
+        for some in _some(made, _CHUNKS)
+    ]
+
+
+def pack_values(values: Iterable[bytes]) -> list[Packed]:
+    """Hand-outs of many values each, for `open_values`."""
+    return [Packed(len(some), _ENCODE([("", value) for value in some])) for some in _some(values, _VALUES)]
+
+
+def _some(items: Iterable[Keyed], size: int) -> Iterator[list[Keyed]]:
+    left = iter(items)
+    while found := [*islice(left, size)]:
+        yield found
 
 
 @dataclass(frozen=True)
@@ -93,8 +140,15 @@ class Gaps:
 
 
 class _Feed(StatefulSourcePartition[Item, int]):
-    def __init__(self, items: Sequence[Item], warm: int, on_warm: Callable[[], None], gaps: Gaps | None) -> None:
-        self._items, self._warm, self._on_warm, self._gaps = items, warm, on_warm, gaps
+    def __init__(
+        self,
+        polls: Sequence[Packed],
+        unpack: Callable[[bytes], Sequence[Item]],
+        warm: int,
+        on_warm: Callable[[], None],
+        gaps: Gaps | None,
+    ) -> None:
+        self._polls, self._unpack, self._warm, self._on_warm, self._gaps = polls, unpack, warm, on_warm, gaps
         self._next, self._is_warm = 0, False
 
     def next_batch(self) -> Iterable[Item]:
@@ -104,10 +158,10 @@ class _Feed(StatefulSourcePartition[Item, int]):
                 self._on_warm()
             if self._gaps is not None:
                 self._gaps.asked()
-        if self._next >= len(self._items):
+        if self._next >= len(self._polls):
             raise StopIteration
-        batch = self._items[self._next : self._next + _BATCH]
-        self._next += len(batch)
+        batch = self._unpack(self._polls[self._next].data)
+        self._next += 1
         if self._gaps is not None:
             self._gaps.handed_out(batch)
         return batch
@@ -119,17 +173,25 @@ class _Feed(StatefulSourcePartition[Item, int]):
 
 
 class InMemory(FixedPartitionedSource[Item, int]):
-    """Hands out items a few at a time, as polls would return them.
+    """Hands out items as polls would return them.
 
     Args:
-        items: All of them.
+        polls: All of them.
+        unpack: From one of them to its items.
         warm: How many are the warm-up.
         on_warm: Called when it is over.
         gaps: Told of every hand-out after that, and of every end of an epoch.
     """
 
-    def __init__(self, items: Sequence[Item], warm: int, on_warm: Callable[[], None], gaps: Gaps | None = None) -> None:
-        self._given = (items, warm, on_warm, gaps)
+    def __init__(
+        self,
+        polls: Sequence[Packed],
+        unpack: Callable[[bytes], Sequence[Item]],
+        warm: int,
+        on_warm: Callable[[], None],
+        gaps: Gaps | None = None,
+    ) -> None:
+        self._given = (polls, unpack, warm, on_warm, gaps)
 
     def list_parts(self) -> list[str]:
         """One."""

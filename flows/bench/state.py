@@ -9,11 +9,10 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
 from datastreamx.config import Config, parse_config
-from datastreamx.model.chunk import Chunk
-from datastreamx.model.keygroup import KeyGroup
-from datastreamx.wire.facts import FactBatch, encode_facts
+from datastreamx.model.facts import Facts
+from datastreamx.wire.facts import encode_facts, in_columns
 from flows.bench.effort import Effort, Stopwatch
-from flows.bench.feed import Drop, Gaps, InMemory, Item
+from flows.bench.feed import Drop, Gaps, InMemory, Packed, open_chunks
 from flows.recovery.opening import open_store
 from flows.run import execute
 from operators.decode import decode
@@ -42,28 +41,27 @@ def bench_config(epoch_ms: int = 1_000) -> Config:
 
 
 def run_state(
-    config: Config, made: Sequence[Chunk], warm_up: float, directory: Path, gaps: Gaps | None = None
+    config: Config, polls: Sequence[Packed], warm_up: float, directory: Path, gaps: Gaps | None = None
 ) -> Effort:
-    """Run the flow over `made` from an empty state, in this thread.
+    """Run the flow over `polls` from an empty state, in this thread.
 
     Args:
         config: Of the operators.
-        made: Chunks in log order.
-        warm_up: Share of the chunks that are not measured.
+        polls: Chunks in log order.
+        warm_up: Share of the polls that are not measured.
         directory: An empty folder for the recovery store.
         gaps: Gets the times from which the pause of a snapshot follows.
 
     Returns:
         Of the events after the warm-up; `opportunities` are all that arose, the warm-up included.
     """
-    warm = int(len(made) * warm_up)
+    warm = int(len(polls) * warm_up)
     watch = Stopwatch()
-    items: list[Item] = [(KeyGroup(one.partition, one.group).key, one) for one in made]
     opportunities = 0
 
-    def land(batches: list[tuple[str, FactBatch]]) -> None:
-        for _, batch in batches:
-            encode_facts(batch)
+    def land(pieces: list[tuple[str, Facts]]) -> None:
+        for _, facts in pieces:
+            encode_facts(in_columns([facts]))
 
     def count(batches: list[tuple[str, list[object]]]) -> None:
         nonlocal opportunities
@@ -71,10 +69,10 @@ def run_state(
 
     compile_viewing()
     flow = Dataflow("bench")
-    decoded = decode("decode", op.input("chunks", flow, InMemory(items, warm, watch.start, gaps)), config)  # type: ignore[arg-type]  # the feed is for all
+    decoded = decode("decode", op.input("chunks", flow, InMemory(polls, open_chunks, warm, watch.start, gaps)), config)  # type: ignore[arg-type]  # the feed is for all
     boxes = viewing("viewing", decoded.chunks, config)
     op.output("facts", boxes.facts, Drop(land))  # type: ignore[arg-type]  # likewise
     op.output("opportunities", boxes.opportunities, Drop(count))  # type: ignore[arg-type]  # likewise
     op.output("dead_letters", decoded.dead_letters, Drop())
     execute(flow, open_store(directory / "store"), config.recovery.epoch_ms)
-    return watch.effort(sum(len(one.values) for one in made[warm:]), {"opportunities": opportunities})
+    return watch.effort(sum(one.events for one in polls[warm:]), {"opportunities": opportunities})

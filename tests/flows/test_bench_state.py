@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.bench.feed import Gaps
+from flows.bench.feed import Gaps, pack_chunks
 from flows.bench.state import bench_config, run_state
 from simulator.traffic import chunks
 
@@ -26,16 +26,17 @@ class Clock:
 
 
 def test_only_what_follows_the_warm_up_counts(tmp_path: Path) -> None:
-    made = chunks(200, 1_000, 2, 2, records=50)
-    warm = int(len(made) * 0.2)
-    effort = run_state(bench_config(), made, 0.2, tmp_path)
-    assert effort.units == 1_000 - sum(len(one.values) for one in made[:warm])
+    polls = pack_chunks(chunks(200, 1_000, 2, 2, records=50))
+    warm = int(len(polls) * 0.2)
+    effort = run_state(bench_config(), polls, 0.2, tmp_path)
+    assert sum(one.events for one in polls) == 1_000
+    assert effort.units == 1_000 - sum(one.events for one in polls[:warm]) < 1_000
     assert effort.wall_s > 0
     assert effort.cpu_s > 0
 
 
 def test_the_traffic_gives_rise_to_opportunities(tmp_path: Path) -> None:
-    assert run_state(bench_config(), chunks(200, 2_000, 2, 2), 0.0, tmp_path).more["opportunities"] > 0
+    assert run_state(bench_config(), pack_chunks(chunks(200, 2_000, 2, 2)), 0.0, tmp_path).more["opportunities"] > 0
 
 
 def test_a_snapshot_takes_what_its_gap_is_longer_than_others_for_each_key() -> None:
