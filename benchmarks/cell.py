@@ -35,9 +35,9 @@ from datastreamx.interpreter import spare_garbage_collection
 from datastreamx.model import identity
 from datastreamx.model.chunk import Chunk
 from datastreamx.model.events import AdShown, BoxEvent, Heartbeat, Tune
+from datastreamx.model.facts import Facts
 from datastreamx.model.keygroup import KeyGroup, group_of
 from datastreamx.place import Place, place_of
-from datastreamx.tables import BOX_EVENTS
 from datastreamx.wire.events import encode_event
 from datastreamx.wire.facts import FactBatch, encode_facts
 from flows.recovery.opening import opened_store
@@ -45,9 +45,12 @@ from flows.run import execute
 from operators.decode import decode
 from operators.decode.records import decode_chunk
 from operators.viewing import step, viewing
+from operators.viewing.columns import EventRows
+from operators.viewing.layout import In
 from operators.viewing.snapshot import decode_snapshot, encode_snapshot
 from operators.viewing.state import KeyGroupState
 from operators.viewing.warm import warm_up
+from sinks.facts.coalesce import Coalescer
 from sources.kafka.layouts import event_layouts
 from sources.kafka.positions import Layout, Positions, decode_positions
 from sources.kafka.witness import Lineage
@@ -193,25 +196,34 @@ class _Source(FixedPartitionedSource[Item, bytes]):
 
 
 class _Drop(StatelessSinkPartition[tuple[str, object]]):
-    def __init__(self, take: Callable[[FactBatch], None]) -> None:
+    """Gathers and encodes facts as the sink does, and drops them."""
+
+    def __init__(self, take: Callable[[Facts], None]) -> None:
         self._take = take
+        self._waiting = Coalescer()
 
     def write_batch(self, items: list[tuple[str, object]]) -> None:
+        now_s = time.monotonic()
         for _, item in items:
-            if isinstance(item, FactBatch):
-                encode_facts(item)
+            if isinstance(item, Facts):
                 self._take(item)
+                self._drop(self._waiting.add(item, now_s))
+        self._drop(self._waiting.due(now_s))
+
+    def _drop(self, batches: list[FactBatch]) -> None:
+        for batch in batches:
+            encode_facts(batch)
 
 
 class _Sink(DynamicSink[tuple[str, object]]):
-    def __init__(self, take: Callable[[FactBatch], None] = lambda _: None) -> None:
+    def __init__(self, take: Callable[[Facts], None] = lambda _: None) -> None:
         self._take = take
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> _Drop:  # noqa: ARG002  Bytewax's own
         return _Drop(self._take)
 
 
-def _build(config: Config, source: _Source, on_facts: Callable[[FactBatch], None]) -> Dataflow:
+def _build(config: Config, source: _Source, on_facts: Callable[[Facts], None]) -> Dataflow:
     """What `flows.ads` does up to its facts; the steps have the same ids."""
     flow = Dataflow("ads")
     decoded = decode("decode", op.input("events", flow, source), config)
@@ -227,7 +239,7 @@ def _run(  # noqa: PLR0913  what its callers listen to, by name
     place: Place,
     feed_of: Callable[[Layout], Feed],
     *,
-    on_facts: Callable[[FactBatch], None] = lambda _: None,
+    on_facts: Callable[[Facts], None] = lambda _: None,
     on_snapshot: Callable[[], None] = lambda: None,
     on_opened: Callable[[], None] = lambda: None,
 ) -> None:
@@ -305,7 +317,7 @@ def resume(config: Config, boxes: int, started_s: float) -> Resumed:
         compiled_s, held_mib = time.monotonic(), held_mib + resident_mib()
         states.reset()
 
-    def on_facts(_: FactBatch) -> None:
+    def on_facts(_: Facts) -> None:
         nonlocal first_s, grown_mib
         if not feed.is_through:
             first_s, feed.is_through = time.monotonic(), True
@@ -385,9 +397,9 @@ class _Paced:
             self._next += 1
         return _keyed(made.values())
 
-    def wait_s(self, batch: FactBatch) -> float:
+    def wait_s(self, facts: Facts, rows: EventRows) -> float:
         """How long the first event of the chunk has waited that led to these facts."""
-        newest, waiting = batch.rows.column("source_offset")[-1].as_py(), self._waiting[batch.partition, batch.group]
+        newest, waiting = int(rows.log[In.OFFSET, -1]), self._waiting[facts.partition, facts.group]
         chunk, due_s = waiting.popleft()
         # A chunk of nothing but duplicates led to no facts.
         while chunk.offsets[-1] < newest:
@@ -434,10 +446,10 @@ def pause(config: Config, boxes: int, seconds: float) -> Paused:
     snapshots = _Timed(encode_snapshot)
     watch: Stopwatch | None = None
 
-    def on_facts(batch: FactBatch) -> None:
+    def on_facts(facts: Facts) -> None:
         nonlocal longest_s
-        if batch.table == BOX_EVENTS.name:
-            wait_s = feed.wait_s(batch)
+        if isinstance(facts.rows, EventRows):
+            wait_s = feed.wait_s(facts, facts.rows)
             waits_ms.append(wait_s * 1000)
             longest_s = max(longest_s, wait_s)
 

@@ -10,8 +10,8 @@ Flink         what the bare loop does on Apache Flink: Java, heap state, a check
 Quix Streams  what the bare loop does on Quix Streams: Python, state in RocksDB, a checkpoint each second
 
 All but Flink have core 0 to themselves. The first events of each box are the warm-up: all boxes are known when the
-clock starts. What comes in is in memory by then, packed as polls return it, and what goes out is encoded and dropped, so
-that the figures are those of state and engine alone.
+clock starts. What comes in is in memory by then, packed as polls return it. What goes out is encoded and dropped: the
+figures are those of state and engine alone.
 
 Quix Streams cannot be fed from memory: it reads the same events from an Apache Kafka on core 1, so its figures contain
 a Kafka client, and those of the others do not. It is left out where there is no Java or no Maven.
@@ -57,8 +57,8 @@ from operators.viewing.warm import warm_up as compile_viewing
 PARTITIONS, GROUPS = 64, 4
 EPOCH_MS = 1_000
 LAPS, WARM_LAPS = 5, 2
-"""Events of each box, at least; and how many of them are the warm-up, so that all boxes are known then. A chunk may hold
-most of a lap of its key group, so it takes two."""
+"""Events of each box, at least; and how many of them are the warm-up, so that all boxes are known then. A chunk may
+hold most of a lap of its key group, so it takes two."""
 
 
 def run_loop(config: Config, polls: list[Packed], warm_up: float, directory: Path) -> Effort:  # noqa: ARG001  contestants are called alike

@@ -31,10 +31,11 @@ from benchmarks.workload import chunks
 from datastreamx.config import Config
 from datastreamx.model import identity
 from datastreamx.model.auction import AggregatorOutcome, Decision, Opportunity, Outcome, WinningAd
+from datastreamx.model.facts import Facts
 from datastreamx.model.keygroup import KeyGroup
 from datastreamx.tables import AD_DECISIONS, BIDS, BOX_EVENTS
 from datastreamx.wire.decisions import encode_decision
-from datastreamx.wire.facts import FactBatch, encode_facts
+from datastreamx.wire.facts import FactBatch, encode_facts, in_columns
 from operators.decode.records import decode_chunk
 from operators.viewing.state import KeyGroupState, ViewingOutput
 from operators.viewing.warm import warm_up
@@ -61,14 +62,14 @@ def prepare(count: int, directory: Path) -> None:
     """Write the three sets of messages of `count` events."""
     warm_up()
     config = config_for("none:1")
-    facts: list[FactBatch] = []
+    facts: list[Facts] = []
     opportunities: list[Opportunity] = []
     for place, out in _viewed(config, count, config.events.chunk_records):
-        facts += _batch(place, out)
+        facts += _facts(place, out)
         opportunities += out.opportunities
     (directory / FULL).write_bytes(msgspec.msgpack.encode(_full_polls(facts)))
     (directory / DECISIONS).write_bytes(msgspec.msgpack.encode(_decision_polls(opportunities[:DECISIONS_MAX])))
-    small = (batch for place, out in _viewed(config, count, LIVE_ROWS) for batch in _batch(place, out))
+    small = (in_columns([piece]) for place, out in _viewed(config, count, LIVE_ROWS) for piece in _facts(place, out))
     (directory / LIVE).write_bytes(msgspec.msgpack.encode(_live_polls(small)))
 
 
@@ -83,10 +84,10 @@ def _viewed(config: Config, count: int, records: int) -> Iterator[tuple[KeyGroup
         yield place, state.process(decode_chunk(chunk, config.topics.events, config.events.max_clock_skew_ms))
 
 
-def _batch(place: KeyGroup, out: ViewingOutput) -> list[FactBatch]:
+def _facts(place: KeyGroup, out: ViewingOutput) -> list[Facts]:
     if out.events is None:
         return []
-    return [FactBatch(BOX_EVENTS.name, place.partition, place.group, out.events)]
+    return [Facts(BOX_EVENTS.name, place.partition, place.group, out.events)]
 
 
 def _message(facts: FactBatch) -> Message:
@@ -94,7 +95,7 @@ def _message(facts: FactBatch) -> Message:
     return Message(facts.partition, {facts.table: facts.rows.num_rows}, value, headers)
 
 
-def _full_polls(facts: Iterable[FactBatch]) -> list[Poll]:
+def _full_polls(facts: Iterable[Facts]) -> list[Poll]:
     """Messages are full, and the client returns as much of one partition as a poll takes."""
     coalescer = Coalescer()
     by_partition: dict[int, list[Message]] = {number: [] for number in range(PARTITIONS)}

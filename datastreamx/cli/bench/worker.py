@@ -21,9 +21,8 @@ from datastreamx.cli.bench.report import Measured, Round
 from datastreamx.errors import CrashError, DatastreamXError
 from datastreamx.interpreter import spare_garbage_collection
 from datastreamx.log import configure_logging
-from datastreamx.model.chunk import Chunk
 from flows.bench.auctions import config_for, run_all_won
-from flows.bench.feed import Gaps
+from flows.bench.feed import Gaps, Packed, pack_chunks
 from flows.bench.machine import cores, on_core, resident_mib
 from flows.bench.state import bench_config, run_state
 from operators.viewing.warm import warm_up as compile_viewing
@@ -34,8 +33,8 @@ PARTITIONS, GROUPS = 16, 4
 """The default fleet then fills a key group as 400,000 boxes fill those of 64 partitions: a key costs, however full."""
 EPOCH_MS, EPOCH_MS_PER_BOX = 200, 0.002
 """Shorter than in production, so that a few seconds show many snapshots, yet several times as long as one takes."""
-LAPS = 5
-"""Events of each box, at least; the first is the warm-up."""
+LAPS, WARM_LAPS = 5, 2
+"""Events of each box, at least; and how many of them are the warm-up."""
 EVENTS = 150_000
 """At least, so that there are snapshots among them."""
 AUCTIONS, WARM_UP_AUCTIONS, AGGREGATORS, IN_FLIGHT = 1_000, 100, 3, 64
@@ -57,7 +56,7 @@ def measure(boxes: int, seconds: float, tell: Callable[[str], None]) -> Measured
     process_mib = resident_mib()
     events = max(LAPS * boxes, EVENTS)
     tell(f"making {events:,} events of {boxes:,} boxes")
-    made = chunks(boxes, events, PARTITIONS, GROUPS)
+    polls = pack_chunks(chunks(boxes, events, PARTITIONS, GROUPS))
     gc.freeze()
     before_mib, state_mib = resident_mib(), 0.0
     epoch_ms = max(EPOCH_MS, int(boxes * EPOCH_MS_PER_BOX))
@@ -66,7 +65,7 @@ def measure(boxes: int, seconds: float, tell: Callable[[str], None]) -> Measured
     while not rounds or time.monotonic() - begin_s < seconds:
         tell(f"state of {boxes:,} boxes, round {len(rounds) + 1}, {time.monotonic() - begin_s:.0f} of {seconds:g} s")
         gaps = Gaps()
-        rounds.append(_round(made, boxes / events, epoch_ms, gaps))
+        rounds.append(_round(polls, WARM_LAPS * boxes / events, epoch_ms, gaps))
         # Later rounds find memory that the first one has left.
         state_mib = state_mib or max(0.0, gaps.resident_mib - before_mib)
     tell("auctions")
@@ -75,13 +74,13 @@ def measure(boxes: int, seconds: float, tell: Callable[[str], None]) -> Measured
     )
 
 
-def _round(made: list[Chunk], warm_up: float, epoch_ms: int, gaps: Gaps) -> Round:
+def _round(polls: list[Packed], warm_up: float, epoch_ms: int, gaps: Gaps) -> Round:
     with tempfile.TemporaryDirectory(prefix="datastreamx-bench-") as folder, on_core(cores()[0]):
-        effort = run_state(bench_config(epoch_ms), made, warm_up, Path(folder), gaps)
+        effort = run_state(bench_config(epoch_ms), polls, warm_up, Path(folder), gaps)
     pause = gaps.pause()
     if pause is None:
         raise CrashError("the run was over before a snapshot was taken; measure more boxes: give a larger --boxes")
-    keys = len({(one.partition, one.group) for one in made})
+    keys = PARTITIONS * GROUPS
     return Round(
         events=effort.units,
         wall_s=effort.wall_s,
@@ -90,7 +89,7 @@ def _round(made: list[Chunk], warm_up: float, epoch_ms: int, gaps: Gaps) -> Roun
         snapshots_cpu_s=gaps.snapshots_cpu_s(),
         snapshot_s=pause.wall_s * keys,
         snapshot_cpu_s=pause.cpu_s * keys,
-        opportunities=effort.more["opportunities"] / sum(len(one.values) for one in made),
+        opportunities=effort.more["opportunities"] / sum(one.events for one in polls),
     )
 
 
