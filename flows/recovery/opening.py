@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bytewax.recovery import RecoveryConfig, init_db_dir
+from bytewax.recovery import RecoveryConfig
 
 from datastreamx.clock import Clock
 from datastreamx.config import Config
@@ -22,10 +22,10 @@ from flows.recovery.guard import check_store
 from flows.recovery.last_start import check_last_start, had_begun
 from flows.recovery.lock import locked
 from flows.recovery.manifest import Manifest, check_manifest, manifest_of, read_manifest, write_manifest
-from flows.recovery.part import PATTERN, connect
+from flows.recovery.part import PATTERN, connect, make_parts
 from flows.recovery.quarantine import quarantine, require_no_refusal
 from flows.recovery.steps import steps_of
-from flows.recovery.store import FILES, StoreContents, part_files, read_store
+from flows.recovery.store import StoreContents, part_files, read_store
 from flows.recovery.swap import unfinished_rescale
 
 _log = get_logger("recovery")
@@ -89,7 +89,7 @@ def make_store(directory: Path, manifest: Manifest | None) -> None:
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         # It holds raw box ids and what they watched.
         unfinished.mkdir(mode=0o700)
-        init_db_dir(unfinished, FILES)
+        make_parts(unfinished)
         if manifest is not None:
             write_manifest(unfinished, manifest)
         unfinished.replace(directory)

@@ -35,9 +35,6 @@ from typing import NamedTuple
 from flows.recovery.part import PATTERN, Part, RawRow, damage, read_part
 from flows.recovery.pickles import read_pickle
 
-FILES = 1
-"""Of a store that we make: several tear apart where one does not (decision 0034)."""
-
 FIRST_EPOCH = 1
 """Where a flow begins whose store is empty."""
 

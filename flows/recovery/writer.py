@@ -20,11 +20,11 @@ from bytewax.dataflow import Dataflow, Stream, operator
 from bytewax.inputs import DynamicSource, StatelessSourcePartition
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
-from bytewax.recovery import RecoveryConfig, init_db_dir
+from bytewax.recovery import RecoveryConfig
 
 from datastreamx.errors import CrashError
 from flows.panics import ENDS, sqlite_failure
-from flows.recovery.store import FILES
+from flows.recovery.part import make_parts
 
 Rows: TypeAlias = Mapping[tuple[str, str], bytes]
 """Value by (step id, state key)."""
@@ -47,7 +47,7 @@ def write_store(directory: Path, flow: str, rows: Rows) -> None:
     """
     try:
         directory.mkdir(mode=0o700)
-        init_db_dir(directory, FILES)
+        make_parts(directory)
         if rows:
             cli_main(
                 _copying(flow, rows),

@@ -251,6 +251,7 @@ def list_closed(heads: Records, sessions: Records, closed: Records) -> None:
 def _appear(head: Records, box: Records, time_ms: int, seq: int) -> None:
     """First event of a box of which nothing is known."""
     head.present += 1
+    head.roster += 1
     box.is_present = True
     box.last_seq = seq
     box.seen = _ONE
@@ -361,6 +362,7 @@ def _fire_timers(head: Records, boxes: Records, sessions: Records, timers: Recor
             if box.first_session == NONE and box.last_event_ms + head.state_ttl_ms <= head.watermark_ms:
                 box.is_present = False
                 head.present -= 1
+                head.roster += 1
             else:
                 box.housekeeping_ms = NEVER_MS
                 _arm_housekeeping(head, timers, sessions, box, slot)

@@ -107,6 +107,7 @@ HEAD = _record(
     *RULES,
     "watermark_ms",
     "present",
+    "roster",
     "timers",
     "sessions",
     "free_session",
@@ -123,6 +124,7 @@ HEAD = _record(
 """Rules, sizes and counters: the scalars of a key group.
 
     present: Boxes.
+    roster: How often a box has come or was forgotten.
     timers: Size of the heap.
     sessions: Records of the pool that were ever used; those given back are linked from `free_session`.
     offset, ordinal: The record in hand, and how many sessions it has closed.

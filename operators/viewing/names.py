@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -40,6 +41,8 @@ class Names:
     table: NameTable
     codes: dict[str, int]
     _sweep_at: int
+    _packed: msgspec.Raw
+    _packed_size: int
 
     def __init__(self) -> None:
         self._rebuild([None])
@@ -60,9 +63,12 @@ class Names:
         """Invert `code`; `None` for `NO_NAME`."""
         return self.table.texts[code]
 
-    def known(self) -> list[str]:
-        """All strings, in the order of their codes."""
-        return [text for text in self.table.texts if text is not None]
+    def packed(self) -> msgspec.Raw:
+        """MessagePack of all strings, in the order of their codes."""
+        if self._packed_size != len(self):
+            self._packed = msgspec.Raw(msgspec.msgpack.encode(self.table.texts[1:]))
+            self._packed_size = len(self)
+        return self._packed
 
     @property
     def is_due_for_sweep(self) -> bool:
@@ -83,4 +89,5 @@ class Names:
     def _rebuild(self, texts: list[str | None]) -> None:
         self.table = NameTable(texts)
         self.codes = {text: code for code, text in enumerate(texts) if text is not None}
+        self._packed_size = 0
         self._sweep_at = max(SWEEP_FIRST, 2 * len(texts))

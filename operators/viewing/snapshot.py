@@ -43,7 +43,7 @@ def decode_snapshot(snapshot: bytes, make_state: Callable[[KeyGroup], KeyGroupSt
     state = make_state(KeyGroup(decoded.partition, decoded.group))
     try:
         state.restore(decoded.state)
-    except ValueError as error:
+    except (ValueError, msgspec.DecodeError) as error:
         raise StateMismatchError(f"the snapshot of viewing state cannot be read: {error}") from None
     return state
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import chain, compress
 from typing import NamedTuple, cast
 
+import msgspec
 import numpy as np
 
 from datastreamx.config import ViewingConfig
@@ -26,6 +27,7 @@ from operators.viewing.layout import BOX, HEAD, OPPORTUNITY, RULES, SESSION, TIM
 from operators.viewing.names import Names
 
 CONSENTS_SWEEP_FIRST = 64
+_STRINGS = msgspec.msgpack.Decoder(list[str])
 _TYPE_CODES: dict[type[BoxEvent], int] = {
     Heartbeat: kernel.HEARTBEAT,
     Tune: kernel.TUNE,
@@ -60,6 +62,9 @@ class ViewingOutput:
 class Packed(NamedTuple):
     """State of a key group as values and bytes.
 
+    Strings are most of what a snapshot takes to write, and seldom change from one to the next: they are MessagePack of
+    a list already.
+
     Attributes:
         watermark_ms: Largest event time so far.
         names: Strings of the codes 1, 2 and so on in `octets`.
@@ -70,9 +75,9 @@ class Packed(NamedTuple):
     """
 
     watermark_ms: int
-    names: list[str]
+    names: msgspec.Raw
     consents: dict[int, Consent]
-    box_ids: list[str]
+    box_ids: msgspec.Raw
     sessions: int
     octets: bytes
 
@@ -106,6 +111,8 @@ class KeyGroupState:
         self._topic = topic
         self._pseudonym = pseudonym
         self._consents_sweep_at = CONSENTS_SWEEP_FIRST
+        self._box_ids_packed = msgspec.Raw()
+        self._box_ids_packed_at = -1
         for rule in RULES:
             self.heads[rule] = getattr(config, rule)
         self.heads["watermark_ms"] = kernel.NEVER_MS
@@ -145,10 +152,11 @@ class KeyGroupState:
         room = len(self.boxes) * packing.BOX_BYTES_MAX + self._head("sessions") * packing.SESSION_BYTES_MAX
         out = np.empty(room, np.uint8)
         size, sessions = packing.pack(self.boxes, self.sessions, self._words(), packing.PLANS, out)
-        box_ids = cast("list[str]", [*compress(self._box_ids, self.boxes["is_present"].tolist())])
         consents = self._armed_consents()
         octets = out[:size].tobytes()
-        return Packed(self._head("watermark_ms"), self.names.known(), consents, box_ids, sessions, octets)
+        return Packed(
+            self._head("watermark_ms"), self.names.packed(), consents, self._packed_box_ids(), sessions, octets
+        )
 
     def restore(self, packed: Packed) -> None:
         """Invert `pack`, in an empty state. Timers follow from the boxes.
@@ -157,16 +165,18 @@ class KeyGroupState:
 
         Raises:
             ValueError: The bytes are not what `pack` writes.
+            msgspec.DecodeError: Neither are the strings.
         """
-        count, size = len(packed.box_ids), len(packed.octets)
+        box_ids = _STRINGS.decode(packed.box_ids)
+        count, size = len(box_ids), len(packed.octets)
         if packed.sessions > size:
             raise ValueError(f"{size} bytes cannot hold {packed.sessions} sessions")
         self.heads["watermark_ms"] = packed.watermark_ms
-        for name in packed.names:
+        for name in _STRINGS.decode(packed.names):
             self.names.code(name)
         self.consents = dict(packed.consents)
         # Fresh slots are given in rising order.
-        self._slots_of(packed.box_ids)
+        self._slots_of(box_ids)
         self._make_room(max(count, packed.sessions))
         octets = np.zeros(size + packing.BOX_BYTES_MAX + packing.SESSION_BYTES_MAX, np.uint8)
         octets[:size] = np.frombuffer(packed.octets, np.uint8)
@@ -212,6 +222,14 @@ class KeyGroupState:
             self._consents_sweep_at = max(CONSENTS_SWEEP_FIRST, 2 * len(self.consents))
         return types, names
 
+    def _packed_box_ids(self) -> msgspec.Raw:
+        roster = self._head("roster")
+        if self._box_ids_packed_at != roster:
+            present = [*compress(self._box_ids, self.boxes["is_present"].tolist())]
+            self._box_ids_packed = msgspec.Raw(msgspec.msgpack.encode(present))
+            self._box_ids_packed_at = roster
+        return self._box_ids_packed
+
     def _armed_consents(self) -> dict[int, Consent]:
         """Consents of the tunes that still wait for their dwell."""
         if not self.consents:
@@ -224,7 +242,7 @@ class KeyGroupState:
         known = [*map(self.slots.get, box_ids)]
         unknown = known.count(None)
         if unknown > len(self._free_slots):
-            self._make_slots(len(box_ids))
+            self._make_slots(box_ids)
         return [self._slot_of(box_id) for box_id in box_ids] if unknown else cast("list[int]", known)
 
     def _slot_of(self, box_id: str) -> int:
@@ -238,7 +256,7 @@ class KeyGroupState:
             self.boxes["key_low"][slot] = int(key[16:], 16)
         return slot
 
-    def _make_slots(self, needed: int) -> None:
+    def _make_slots(self, box_ids: list[str]) -> None:
         """Give back the slots of forgotten boxes; make more, lest this has to be done again soon."""
         for slot in np.flatnonzero(self.boxes["is_present"] == 0).tolist():
             box_id = self._box_ids[slot]
@@ -246,8 +264,9 @@ class KeyGroupState:
                 del self.slots[box_id]
                 self._box_ids[slot] = None
                 self._free_slots.append(slot)
-        size = len(self.boxes)
-        if len(self._free_slots) < needed + size // 8:
+        # A box that was forgotten just now may be among those that are wanted.
+        size, needed = len(self.boxes), len({box_id for box_id in box_ids if box_id not in self.slots})
+        if len(self._free_slots) < needed + size // 16:
             self.boxes = _grown(self.boxes, size, needed)
             self._box_ids += [None] * (len(self.boxes) - size)
             self._free_slots += range(len(self.boxes) - 1, size - 1, -1)
@@ -330,10 +349,10 @@ class KeyGroupState:
 
 
 def _grown(records: Array, used: int, more: int) -> Array:
-    """Room for `more` records behind those in use: the same array, or a larger copy with a quarter besides."""
+    """Room for `more` records behind those in use: the same array, or a larger copy with an eighth besides."""
     needed = used + more
     if needed <= len(records):
         return records
-    larger = np.zeros(needed + needed // 4, records.dtype)
+    larger = np.zeros(needed + needed // 8, records.dtype)
     larger[:used] = records[:used]
     return larger
