@@ -55,7 +55,7 @@ from sources.kafka.layouts import event_layouts
 from sources.kafka.positions import Layout, Positions, decode_positions
 from sources.kafka.witness import Lineage
 
-PARTITIONS, GROUPS = 64, 4
+PARTITIONS, GROUPS = 8, 2
 EVENTS_PER_BOX = 3
 """From which the state of a box follows that a store or a process holds."""
 WARM_UP_SHARE = 0.1
