@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from typer.main import get_command
 
 from aggregators.registry import build_adapters
+from benchmarks.__main__ import NAMES
 from datastreamx import metrics
 from datastreamx.cli.aggregator.command import aggregator
 from datastreamx.cli.app import app
@@ -179,9 +180,10 @@ def test_make_targets_in_the_documents_exist() -> None:
         for document in DOCUMENTS
         for text in [document.read_text(encoding="utf-8")]
         for code in [*_CODE.findall(prose(text)), *(body for _, body in _FENCE.findall(text))]
-        for name in re.findall(r"^make ([a-z-]+)", code, re.MULTILINE)
+        for name in re.findall(r"^make ([a-z_-]+)", code, re.MULTILINE)
     }
-    assert {"demo", "test", "check", "test-kafka"} <= named
+    targets |= {f"bench-{name}" for name in NAMES} | {"bench-"}
+    assert {"demo", "test", "check", "test-kafka", "bench-state"} <= named
     assert named - targets == set()
 
 
