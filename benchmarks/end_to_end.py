@@ -465,7 +465,7 @@ def main() -> int:
     options_of = parser("benchmarks.end_to_end", __doc__ or "")
     options_of.add_argument("--minutes", type=float, default=5.0, help="at the pace, besides a minute of the yardstick")
     options_of.add_argument(
-        "--boxes", type=int, default=300_000, help="at least 60,000: one push per box and 2 minutes"
+        "--boxes", type=int, default=100_000, help="at least 60,000: one push per box and 2 minutes"
     )
     options = options_of.parse_args()
     boxes, minutes = (60_000, 0.2) if options.quick else (options.boxes, options.minutes)
