@@ -1,6 +1,6 @@
 """What DatastreamX adds between an event and its push, at a steady pace, on this machine alone.
 
-    python -m benchmarks.end_to_end [--minutes 5] [--boxes 300000] [--quick] [--save] [--json]
+    python -m benchmarks.end_to_end [--minutes 5] [--boxes 100000] [--quick] [--save] [--json]
 
 10,000 events and 500 auctions per second, three aggregators over HTTP that answer after 20 ms, the ads flow under its
 supervisor with a snapshot of all boxes each second, Apache Kafka (needs Java 17 and Maven). Broker, boxes and

@@ -35,7 +35,7 @@ TUNE, AD_SHOWN, AD_BREAK, POWER_ON, STANDBY, HEARTBEAT = range(6)
 """Types of events."""
 
 HOUSEKEEPING, DWELL = range(2)
-"""Kinds of timers."""
+"""Kinds of timers; `_push_timer` counts by them."""
 
 _DUPLICATE = -1
 _ONE = np.uint64(1)
@@ -60,6 +60,7 @@ def _fires_before(order: int, rank: int, other: Records) -> bool:
 
 @compiled
 def _push_timer(head: Records, timers: Records, box: Records, slot: int, due_ms: int, kind: int) -> None:
+    head.dwells += kind
     order = due_ms * 2 + kind
     at = head.timers
     head.timers += 1
@@ -345,6 +346,7 @@ def _fire_timers(head: Records, boxes: Records, sessions: Records, timers: Recor
         # Another rank: the box was forgotten, and the slot is another one's now.
         is_current = box.is_present and box.rank == timers[0].rank
         _pop_timer(head, timers)
+        head.dwells -= kind
         if not is_current:
             continue
         if kind == DWELL:
@@ -422,7 +424,7 @@ def advance(
         timers: `TIMER`, a heap, with room for two more per event.
         log: The events, see `In`.
         rows: Room for one row per event, see `Out`.
-        found: Room for one `OPPORTUNITY` per event and one per timer.
+        found: Room for one `OPPORTUNITY` per event and one per timer of a dwell.
 
     Returns:
         Rows emitted. Opportunities, closed sessions, late events and missing numbers are counted in `heads`.

@@ -109,6 +109,7 @@ HEAD = _record(
     "present",
     "roster",
     "timers",
+    "dwells",
     "sessions",
     "free_session",
     # Of the call in hand.
@@ -126,6 +127,7 @@ HEAD = _record(
     present: Boxes.
     roster: How often a box has come or was forgotten.
     timers: Size of the heap.
+    dwells: How many of these are of a dwell.
     sessions: Records of the pool that were ever used; those given back are linked from `free_session`.
     offset, ordinal: The record in hand, and how many sessions it has closed.
 """

@@ -273,11 +273,11 @@ class KeyGroupState:
 
     def _make_room(self, events: int) -> None:
         """For a session and two timers per event, the housekeeping and a dwell; and what all of these may find."""
-        timers = self._head("timers")
         self.sessions = _grown(self.sessions, self._head("sessions"), events)
-        self._timers = _grown(self._timers, timers, 2 * events)
-        if len(self._found) < timers + events:
-            self._found = np.empty(len(self._timers) + events, OPPORTUNITY)
+        self._timers = _grown(self._timers, self._head("timers"), 2 * events)
+        room = self._head("dwells") + events
+        if len(self._found) < room:
+            self._found = np.empty(room + room // 8, OPPORTUNITY)
 
     def _sweep_names(self) -> None:
         # What forgotten boxes and free sessions hold is nobody's any more, but it has to stay inside the table.
