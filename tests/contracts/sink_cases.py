@@ -137,7 +137,7 @@ class BigQueryCase(SinkCase):
         return BigQuerySink(self._config, [BOX_EVENTS], _no_dead_letters)
 
     def item(self, number: int) -> tuple[str, Any]:
-        return BOX_EVENTS.name, facts(rows=1, first_offset=number).rows
+        return BOX_EVENTS.name, facts(rows=1, first_offset=number).rows.columns()
 
     def trailer(self) -> Sequence[tuple[str, Any]]:
         return [(BOX_EVENTS.name, Tick())]

@@ -224,7 +224,7 @@ def test_flow_whose_disk_fills_up_stops_and_goes_on_without_loss_once_there_is_r
     apply_topics(pipeline.config)
     topic, partitions = pipeline.config.topics.events, pipeline.config.events.partitions
     with (
-        tiny_disk(pipeline.directory / "disk", "400k") as disk,
+        tiny_disk(pipeline.directory / "disk", "2m") as disk,
         edited(pipeline, str(pipeline.directory / "recovery"), str(disk)),
     ):
         produce(pipeline.broker, topic, heartbeats(10_000, partitions))
