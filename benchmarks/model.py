@@ -317,7 +317,7 @@ def measured(results: Path) -> Costs:
     if kafka is not None:
         take("event_us", _cpu_us(kafka, "", "whole flow"), "kafka", kafka.day)
     if warehouse is not None:
-        take("row_us", _cpu_us(warehouse, "live", "warehouse flow"), "warehouse", warehouse.day)
+        take("row_us", _cpu_us(warehouse, "78 rows", "warehouse flow"), "warehouse", warehouse.day)
     if scale is not None:
         two, half = (_speed(scale, name) for name in ("two cells", "half a cell"))
         take("second_cell", min(1.0, two / (2 * half)) if two and half else None, "scale", scale.day)

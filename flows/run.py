@@ -23,7 +23,7 @@ from bytewax.recovery import RecoveryConfig
 from datastreamx.clock import SystemClock
 from datastreamx.config import Config
 from datastreamx.errors import CrashError
-from datastreamx.interpreter import spare_garbage_collection
+from datastreamx.interpreter import share_the_interpreter, spare_garbage_collection
 from datastreamx.log import get_logger
 from datastreamx.metrics import serve_metrics
 from datastreamx.place import Place
@@ -100,6 +100,7 @@ def run_flow(name: FlowName, config: Config, place: Place, pulse: Pulse, *, acce
             resources.callback(server.shutdown)
             pulse.serves_metrics(f"http://127.0.0.1:{server.server_port}/metrics")
         spare_garbage_collection()
+        share_the_interpreter()
         _log.info("flow.starting", flow=name, store=str(recovery.db_dir))
         pulse.enter("restoring", "loading state")
         execute(flow, recovery, config.recovery.epoch_ms, place)

@@ -181,7 +181,7 @@ def test_saved_results_replace_short_runs(tmp_path: Path) -> None:
     saved(tmp_path, "kafka", comparisons=[{"label": "", "standings": [standing("copy", 1), standing("whole flow", 9)]}])
     rows = [
         {"label": label, "standings": [standing("warehouse flow, null endpoint", us)]}
-        for label, us in (("messages of 4,000 rows (backlog)", 2), ("messages of 8 rows (live)", 3))
+        for label, us in (("messages of up to 4,000 rows", 2), ("messages of 78 rows", 3))
     ]
     saved(tmp_path, "warehouse", comparisons=rows)
     turns = [standing("one cell", 5), standing("half a cell", 5, 1.1), standing("two cells", 5, 1.98)]
