@@ -25,7 +25,7 @@ def spare_garbage_collection() -> None:
 def share_the_interpreter() -> None:
     """Let the thread of the auctions have its turn after half a millisecond instead of five.
 
-    It talks to sockets, and at each word it lets go of the interpreter; the worker, when it catches up after a snapshot,
-    does not let go until it is asked to. So an exchange of a dozen words took 60 ms, and auctions queued up.
+    It talks to sockets, and at each word it lets go of the interpreter; the worker, when it catches up after a
+    snapshot, does not until it is asked to. So an exchange of a dozen words took 60 ms, and auctions queued up.
     """
     sys.setswitchinterval(_SWITCH_S)
