@@ -29,14 +29,16 @@ import uvloop
 
 from aggregators.registry import build_adapter
 from benchmarks.auction_rig import aggregator, behave, process
-from benchmarks.contest import Effort, Standing, Stopwatch, standing
-from benchmarks.machine import Spread, percentile, resident_mib, spread
+from benchmarks.contest import Standing, standing
+from benchmarks.machine import Spread, percentile, spread
 from benchmarks.report import OURS, Comparison, Figure, Goal, conclude, parser, report
 from datastreamx.config import Config
 from datastreamx.interpreter import spare_garbage_collection
 from datastreamx.log import configure_logging
 from datastreamx.model.auction import BidRequest, Decision, Outcome
 from flows.bench.auctions import batches_of, config_for, opportunity, run, run_all_won, steadily
+from flows.bench.effort import Effort, Stopwatch
+from flows.bench.machine import resident_mib
 
 # Throughput ------------------------------------------------------------------------------------------------------
 

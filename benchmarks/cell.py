@@ -26,11 +26,8 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
-from benchmarks.contest import Effort, Stopwatch
-from benchmarks.machine import resident_mib
-from benchmarks.workload import INTERVAL_MS, START_MS, box_id, chunks, events
 from datastreamx.clock import SystemClock
-from datastreamx.config import Config, parse_config
+from datastreamx.config import Config
 from datastreamx.interpreter import spare_garbage_collection
 from datastreamx.model import identity
 from datastreamx.model.chunk import Chunk
@@ -40,6 +37,9 @@ from datastreamx.model.keygroup import KeyGroup, group_of
 from datastreamx.place import Place, place_of
 from datastreamx.wire.events import encode_event
 from datastreamx.wire.facts import FactBatch, encode_facts
+from flows.bench.effort import Effort, Stopwatch
+from flows.bench.machine import resident_mib
+from flows.bench.state import unconnected
 from flows.recovery.opening import opened_store
 from flows.run import execute
 from operators.decode import decode
@@ -50,6 +50,7 @@ from operators.viewing.layout import In
 from operators.viewing.snapshot import decode_snapshot, encode_snapshot
 from operators.viewing.state import KeyGroupState
 from operators.viewing.warm import warm_up
+from simulator.traffic import INTERVAL_MS, START_MS, box_id, chunks, events
 from sinks.facts.coalesce import Coalescer
 from sources.kafka.layouts import event_layouts
 from sources.kafka.positions import Layout, Positions, decode_positions
@@ -66,8 +67,6 @@ _GATHER_MS = 10
 """For which Kafka gathers records before it answers a consumer of ours, see `datastreamx.kafka`."""
 
 CONFIG = """\
-[kafka]
-bootstrap = "none:1"
 [events]
 partitions = {partitions}
 groups_per_partition = {groups}
@@ -76,14 +75,6 @@ directory = "{directory}"
 epoch_ms = {epoch_ms}
 [scaling]
 {scaling}
-[bigquery]
-project = "none"
-[privacy]
-box_key_secret = "0123456789abcdef"
-[[aggregators]]
-name = "none"
-adapter = "simple"
-url = "http://127.0.0.1:9"
 """
 
 Item = tuple[str, Chunk]
@@ -623,7 +614,7 @@ def config_of(options: argparse.Namespace) -> Config:
     """As an operator would write it."""
     addresses = [address for address in options.addresses.split(",") if address]
     scaling = f'mode = "cluster"\naddresses = {addresses}' if addresses else f"cells = {options.cells}"
-    return parse_config(
+    return unconnected(
         CONFIG.format(
             partitions=options.partitions,
             groups=options.groups,

@@ -17,22 +17,8 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.machine import Spread, spread
-from flows.bench.effort import Effort, Stopwatch
+from flows.bench.effort import Effort
 from flows.bench.machine import on_core
-
-__all__ = [
-    "ROOT",
-    "Contestant",
-    "Effort",
-    "Standing",
-    "Stopwatch",
-    "compare",
-    "module",
-    "on_core",
-    "run",
-    "standing",
-    "tell",
-]
 
 ROOT = Path(__file__).resolve().parent.parent
 

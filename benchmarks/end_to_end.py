@@ -56,8 +56,6 @@ WARM_UP_S = 40.0
 """Connections, compilers of the JVM, dwells (15 s)."""
 ECHO = "echoes"
 PATIENCE_S = 180.0
-SETTLED_RECORDS = 2_000
-
 CONFIG = """\
 [kafka]
 bootstrap = "{bootstrap}"

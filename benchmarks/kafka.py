@@ -31,16 +31,16 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
-from benchmarks.contest import Contestant, Effort, Stopwatch, compare, module, tell
-from benchmarks.kafka_log import FLOW_CORE, GROUPS, PARTITIONS, Watched, config_of, filled_broker
-from benchmarks.report import OURS, Comparison, Goal, conclude, parser, report
-from benchmarks.workload import DESCRIPTION
+from benchmarks.contest import Contestant, compare, module, tell
+from benchmarks.kafka_log import FLOW_CORE, GROUPS, PARTITIONS, Watched, config_of, filled_broker, log_parser
+from benchmarks.report import OURS, Comparison, Goal, conclude, report
 from datastreamx.config import Config
 from datastreamx.interpreter import spare_garbage_collection
 from datastreamx.kafka import producer_properties
 from datastreamx.model.chunk import Chunk
 from datastreamx.topics import apply_topics
 from flows import ads
+from flows.bench.effort import Effort, Stopwatch
 from flows.ports import Process
 from flows.ports.ads import live_ads_ports
 from flows.recovery.opening import open_store
@@ -48,6 +48,7 @@ from flows.run import execute
 from operators.decode import decode
 from operators.viewing import viewing
 from operators.viewing.warm import warm_up
+from simulator.traffic import DESCRIPTION
 from sinks.dead_letter.sink import DeadLetterSink
 from sinks.facts.sink import FactsSink
 from sources.kafka.events import EventSource
@@ -178,13 +179,8 @@ def _play(options: argparse.Namespace) -> None:
 
 def main() -> int:
     """Measure and print."""
-    options_of = parser("benchmarks.kafka", __doc__ or "")
-    options_of.add_argument("--boxes", type=int, default=300_000)
-    options_of.add_argument("--events", type=int, default=2_500_000)
-    options_of.add_argument("--turns", type=int, default=3)
+    options_of = log_parser("benchmarks.kafka", __doc__ or "")
     options_of.add_argument("--only", default=",".join(_RUN), help="contestants, e.g. %(default)s")
-    options_of.add_argument("--contestant", help=argparse.SUPPRESS)
-    options_of.add_argument("--bootstrap", help=argparse.SUPPRESS)
     options = options_of.parse_args()
     if options.contestant:
         _play(options)

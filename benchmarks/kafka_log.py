@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -12,11 +13,12 @@ from typing import TypeVar
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from confluent_kafka import Producer
 
-from benchmarks.workload import events
+from benchmarks.report import parser
 from datastreamx.config import Config, parse_config
 from datastreamx.kafka import producer_properties
 from datastreamx.topics import apply_topics
 from datastreamx.wire.events import encode_event
+from simulator.traffic import events
 from tests.kafka.cluster import KafkaCluster
 
 X = TypeVar("X")
@@ -143,3 +145,14 @@ class _WatchedPartition(StatefulSourcePartition[X, bytes]):
 
     def close(self) -> None:
         self._inner.close()
+
+
+def log_parser(module: str, doc: str) -> argparse.ArgumentParser:
+    """Options of a benchmark that reads such a log."""
+    found = parser(module, doc)
+    found.add_argument("--boxes", type=int, default=300_000)
+    found.add_argument("--events", type=int, default=2_500_000)
+    found.add_argument("--turns", type=int, default=3)
+    found.add_argument("--contestant", help=argparse.SUPPRESS)
+    found.add_argument("--bootstrap", help=argparse.SUPPRESS)
+    return found

@@ -7,10 +7,6 @@ from collections.abc import Sequence
 
 import msgspec
 
-from flows.bench.machine import Machine, machine, resident_mib
-
-__all__ = ["Machine", "Spread", "machine", "percentile", "resident_mib", "spread"]
-
 
 class Spread(msgspec.Struct, frozen=True):
     """Several rounds of one figure."""

@@ -29,10 +29,12 @@ import matplotlib.pyplot as plt
 import msgspec
 
 from benchmarks.cell import EVENTS_PER_BOX, GROUPS, PARTITIONS, Paused, Resumed
-from benchmarks.contest import ROOT, Effort, module, on_core
+from benchmarks.contest import ROOT, module
 from benchmarks.machine import Spread, percentile, spread
 from benchmarks.report import Figure, Goal, Report, conclude, parser, report
-from benchmarks.workload import DESCRIPTION
+from flows.bench.effort import Effort
+from flows.bench.machine import on_core
+from simulator.traffic import DESCRIPTION
 
 RESUME_BOXES, PAUSE_BOXES, MEMORY_BOXES = 300_000, 100_000, 1_000_000
 """Fleets of which there are goals."""

@@ -29,17 +29,17 @@ from pathlib import Path
 import pyarrow as pa
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
-from benchmarks.contest import Contestant, Effort, Stopwatch, compare, module, tell
+from benchmarks.contest import Contestant, compare, module, tell
 from benchmarks.kafka import Measured, run_consume
-from benchmarks.kafka_log import FLOW_CORE, GROUPS, PARTITIONS, config_of, filled_broker
+from benchmarks.kafka_log import FLOW_CORE, GROUPS, PARTITIONS, config_of, filled_broker, log_parser
 from benchmarks.machine import Spread
-from benchmarks.report import Comparison, Figure, Goal, conclude, parser, report
-from benchmarks.workload import DESCRIPTION, INTERVAL_MS
+from benchmarks.report import Comparison, Figure, Goal, conclude, report
 from datastreamx.config import Config
 from datastreamx.model.log import Tick
 from datastreamx.place import Place
 from datastreamx.topics import apply_topics
 from flows import replay as rows_flow
+from flows.bench.effort import Effort, Stopwatch
 from flows.ports import Process
 from flows.ports.replay import rows_ports
 from flows.replaying.marker import Order, Request
@@ -50,6 +50,7 @@ from flows.replaying.span import Span
 from flows.replaying.state import StoreWork
 from flows.run import execute
 from operators.viewing.warm import warm_up
+from simulator.traffic import DESCRIPTION, INTERVAL_MS
 
 CONSUME, STORE, ROWS = "consume", "store", "rows"
 FIRST_STORE = "first store"
@@ -157,13 +158,7 @@ def _traffic_per_s(boxes: int) -> float:
 
 def main() -> int:
     """Measure and print."""
-    options_of = parser("benchmarks.replay", __doc__ or "")
-    options_of.add_argument("--boxes", type=int, default=300_000)
-    options_of.add_argument("--events", type=int, default=2_500_000)
-    options_of.add_argument("--turns", type=int, default=3)
-    options_of.add_argument("--contestant", help=argparse.SUPPRESS)
-    options_of.add_argument("--bootstrap", help=argparse.SUPPRESS)
-    options = options_of.parse_args()
+    options = log_parser("benchmarks.replay", __doc__ or "").parse_args()
     if options.contestant:
         _play(options)
         return 0

@@ -14,7 +14,8 @@ import matplotlib.pyplot as plt
 import msgspec
 
 from benchmarks.contest import Standing
-from benchmarks.machine import Machine, Spread, machine
+from benchmarks.machine import Spread
+from flows.bench.machine import Machine, machine
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent / "README.md"

@@ -30,9 +30,11 @@ from typing import TextIO
 import msgspec
 
 from benchmarks.cell import GROUPS, PARTITIONS, Raced
-from benchmarks.contest import ROOT, Contestant, Effort, compare, module, on_core, tell
+from benchmarks.contest import ROOT, Contestant, compare, module, tell
 from benchmarks.report import Comparison, Goal, conclude, parser, report
-from benchmarks.workload import DESCRIPTION
+from flows.bench.effort import Effort
+from flows.bench.machine import on_core
+from simulator.traffic import DESCRIPTION
 
 ONE, HALF, TWO, CLUSTER = "one cell", "half a cell", "two cells", "cluster of two"
 PROCESSES = {ONE: 1, HALF: 1, TWO: 2, CLUSTER: 2}

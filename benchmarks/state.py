@@ -32,11 +32,10 @@ import bytewax.operators as op
 import msgspec
 from bytewax.dataflow import Dataflow
 
-from benchmarks.contest import Contestant, Effort, Stopwatch, compare, module, tell
+from benchmarks.contest import Contestant, compare, module, tell
 from benchmarks.flink import flink
 from benchmarks.quix import quix
 from benchmarks.report import OURS, Comparison, Goal, conclude, parser, report
-from benchmarks.workload import DESCRIPTION, chunks, events
 from datastreamx.config import Config
 from datastreamx.interpreter import spare_garbage_collection
 from datastreamx.model import identity
@@ -45,6 +44,7 @@ from datastreamx.model.keygroup import KeyGroup
 from datastreamx.tables import BOX_EVENTS, VIEWING_SESSIONS
 from datastreamx.wire.events import encode_event
 from datastreamx.wire.facts import encode_facts, in_columns
+from flows.bench.effort import Effort, Stopwatch
 from flows.bench.feed import Drop, InMemory, Packed, open_chunks, open_values, pack_chunks, pack_values
 from flows.bench.state import bench_config
 from flows.bench.state import run_state as run_datastreamx
@@ -53,6 +53,7 @@ from flows.run import execute
 from operators.decode.records import decode_chunk
 from operators.viewing.state import KeyGroupState
 from operators.viewing.warm import warm_up as compile_viewing
+from simulator.traffic import DESCRIPTION, chunks, events
 
 PARTITIONS, GROUPS = 64, 4
 EPOCH_MS = 1_000

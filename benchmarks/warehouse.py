@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.contest import Contestant, Effort, compare, module, run
+from benchmarks.contest import Contestant, compare, module, run
 from benchmarks.machine import spread
 from benchmarks.report import Comparison, Figure, Goal, conclude, parser, report
 from benchmarks.warehouse_rig import (
@@ -43,7 +43,8 @@ from benchmarks.warehouse_rig import (
     SNAPPY,
     ZSTD,
 )
-from benchmarks.workload import DESCRIPTION
+from flows.bench.effort import Effort
+from simulator.traffic import DESCRIPTION
 
 CORE = 0
 EVENTS, EVENTS_QUICK = 1_000_000, 100_000

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.contest import Stopwatch, tell
+from benchmarks.contest import tell
 from benchmarks.warehouse_rig import (
     DECISIONS,
     FULL,
@@ -27,7 +27,6 @@ from benchmarks.warehouse_rig import (
     Poll,
     config_for,
 )
-from benchmarks.workload import chunks
 from datastreamx.config import Config
 from datastreamx.model import identity
 from datastreamx.model.auction import AggregatorOutcome, Decision, Opportunity, Outcome, WinningAd
@@ -36,9 +35,11 @@ from datastreamx.model.keygroup import KeyGroup
 from datastreamx.tables import AD_DECISIONS, BIDS, BOX_EVENTS
 from datastreamx.wire.decisions import encode_decision
 from datastreamx.wire.facts import FactBatch, encode_facts, in_columns
+from flows.bench.effort import Stopwatch
 from operators.decode.records import decode_chunk
 from operators.viewing.state import KeyGroupState, ViewingOutput
 from operators.viewing.warm import warm_up
+from simulator.traffic import chunks
 from sinks.facts.coalesce import Coalescer
 from sources.kafka.warehouse import POLL_BYTES
 

@@ -25,14 +25,16 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from google.cloud.bigquery_storage_v1 import types
 from prometheus_client import REGISTRY
 
-from benchmarks.contest import Effort, Stopwatch, tell
-from benchmarks.machine import resident_mib
+from benchmarks.contest import tell
 from benchmarks.null_bigquery import move, running
-from datastreamx.config import Config, parse_config
+from datastreamx.config import Config
 from datastreamx.interpreter import spare_garbage_collection
 from datastreamx.model.log import LogBatch, Tick
 from datastreamx.tables import BOX_EVENTS, TABLES
 from datastreamx.wire.facts import decode_facts
+from flows.bench.effort import Effort, Stopwatch
+from flows.bench.machine import resident_mib
+from flows.bench.state import unconnected
 from flows.ports.warehouse import WarehousePorts
 from flows.recovery.opening import open_store
 from flows.run import execute
@@ -57,25 +59,10 @@ LOCAL, ZSTD, SNAPPY = "loader, local BigQuery", "Parquet, zstd", "Parquet, snapp
 MEMORY = "memory"
 SAMPLES = 120
 
-_CONFIG = """\
-[kafka]
-bootstrap = "none:1"
-[bigquery]
-project = "none"
-rest_endpoint = "{rest}"
-grpc_endpoint = "{grpc}"
-[privacy]
-box_key_secret = "0123456789abcdef"
-[[aggregators]]
-name = "none"
-adapter = "simple"
-url = "http://127.0.0.1:9"
-"""
-
 
 def config_for(grpc_target: str, rest_url: str = "http://127.0.0.1:9") -> Config:
     """A configuration that reaches nothing but this BigQuery."""
-    return parse_config(_CONFIG.format(grpc=grpc_target, rest=rest_url))
+    return unconnected(f'rest_endpoint = "{rest_url}"\ngrpc_endpoint = "{grpc_target}"\n')
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):

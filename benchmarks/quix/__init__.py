@@ -12,8 +12,9 @@ from pathlib import Path
 
 from confluent_kafka import Producer
 
-from benchmarks.contest import Contestant, on_core
+from benchmarks.contest import Contestant
 from datastreamx.errors import CrashError
+from flows.bench.machine import on_core
 from tests.kafka.cluster import KafkaCluster
 
 FOLDER = Path(__file__).parent

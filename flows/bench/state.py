@@ -22,22 +22,25 @@ from operators.viewing.warm import warm_up as compile_viewing
 _CONFIG = """\
 [kafka]
 bootstrap = "none:1"
-[bigquery]
-project = "none"
-[recovery]
-epoch_ms = {epoch_ms}
 [privacy]
 box_key_secret = "0123456789abcdef"
 [[aggregators]]
 name = "none"
 adapter = "simple"
 url = "http://127.0.0.1:9"
+[bigquery]
+project = "none"
 """
 
 
+def unconnected(more: str) -> Config:
+    """A configuration that reaches nothing outside; `more` are settings of `bigquery`, and then other sections."""
+    return parse_config(_CONFIG + more)
+
+
 def bench_config(epoch_ms: int = 1_000) -> Config:
-    """A configuration for flows that reach nothing outside; `epoch_ms` from one snapshot to the next."""
-    return parse_config(_CONFIG.format(epoch_ms=epoch_ms))
+    """The same with `epoch_ms` from one snapshot to the next."""
+    return unconnected(f"[recovery]\nepoch_ms = {epoch_ms}\n")
 
 
 def run_state(

@@ -23,6 +23,8 @@ from operators.viewing.kernel import AD_BREAK, AD_SHOWN, POWER_ON, STANDBY
 from operators.viewing.layout import Array, In, Int64s, Out
 from operators.viewing.names import NameTable
 
+_Rows = TypeVar("_Rows", "EventRows", "SessionRows")
+
 KEY_DIGITS = 32
 _INT64, _STRING = pa.int64(), pa.string()
 _TIMESTAMP = BOX_EVENTS.arrow_schema.field("event_time").type
@@ -137,7 +139,7 @@ def _event_columns(all_rows: EventRows, pieces: Sequence[EventRows]) -> pa.Recor
     return pa.RecordBatch.from_arrays(columns, schema=BOX_EVENTS.arrow_schema)
 
 
-def _names(pieces: Sequence[Rows], codes_of: Callable[[Rows], Int64s]) -> pa.Array:
+def _names(pieces: Sequence[_Rows], codes_of: Callable[[_Rows], Int64s]) -> pa.Array:
     """Column of strings; the pieces may be from before and after a sweep."""
     found = [
         table.column(np.concatenate([codes_of(piece) for piece in own]))
@@ -192,6 +194,3 @@ class SessionRows:
             _numbers(closed["ordinal"]),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=VIEWING_SESSIONS.arrow_schema)
-
-
-Rows = TypeVar("Rows", EventRows, SessionRows)

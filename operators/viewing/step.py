@@ -38,7 +38,7 @@ class ViewingOut:
     """Streams out of `viewing`, keyed by key group.
 
     Attributes:
-        facts: Rows of box_events and viewing_sessions , in columns only when asked for.
+        facts: Rows of box_events and viewing_sessions, in columns only when asked for.
         opportunities: Moments at which a box may be shown an ad, in batches; expired ones included.
     """
 
