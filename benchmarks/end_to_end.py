@@ -56,6 +56,7 @@ WARM_UP_S = 40.0
 """Connections, compilers of the JVM, dwells (15 s)."""
 ECHO = "echoes"
 PATIENCE_S = 180.0
+
 CONFIG = """\
 [kafka]
 bootstrap = "{bootstrap}"

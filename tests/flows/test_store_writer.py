@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from bytewax.recovery import init_db_dir
 
 from datastreamx.errors import CrashError
+from flows.recovery.opening import make_store
+from flows.recovery.part import PAGE_BYTES, PATTERN, connect
 from flows.recovery.store import part_files, read_store
 from flows.recovery.writer import write_store
 from simulator.processes import free_port
@@ -96,3 +99,13 @@ def test_a_store_that_exists_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(CrashError, match="cannot be written"):
         write_store(tmp_path / "ads-0", "ads", {("ads.events", "reader-00"): b"2"})
     assert values(tmp_path / "ads-0") == {("ads.events", "reader-00"): b"1"}
+
+
+def test_new_stores_have_large_pages_and_can_be_read(tmp_path: Path) -> None:
+    make_store(tmp_path / "made", None)
+    write_store(tmp_path / "written", "flow", {("flow.step", "key"): b"value"})
+    for name in ("made", "written"):
+        (path,) = (tmp_path / name).glob(PATTERN)
+        read_store(tmp_path / name)  # refuses a file that does not say that it has a log
+        with closing(connect(path, mode="ro")) as connection:
+            assert connection.execute("PRAGMA page_size").fetchone() == (PAGE_BYTES,)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from sinks.facts import FactsSink
 from sinks.facts.coalesce import BYTES_MAX, Coalescer
 from tests import builders
 from tests.sinks.fake_producer import FakeBroker
-from tests.sinks.items import facts
+from tests.sinks.items import Columns, facts
 
 
 def offsets(batches: list[FactBatch]) -> list[int]:
@@ -27,6 +29,25 @@ def test_batches_wait_until_a_message_is_full() -> None:
     (rest,) = coalescer.drain()
     assert offsets([rest]) == [8, 9, 10, 11]
     assert coalescer.drain() == []
+
+
+def test_columns_are_built_once_per_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[int] = []
+    columns = Columns.columns
+
+    def counted(self: Columns, later: Sequence[Columns] = ()) -> pa.RecordBatch:
+        found = columns(self, later)
+        built.append(found.num_rows)
+        return found
+
+    pieces = [facts(rows=2, first_offset=2 * number) for number in range(5)]
+    monkeypatch.setattr(Columns, "columns", counted)
+    coalescer = Coalescer(rows_max=100)
+    for piece in pieces:
+        assert not [*coalescer.add(piece, 0.0)]
+    assert built == []
+    (message,) = coalescer.drain()
+    assert message.rows.num_rows == built[-1] == 10
 
 
 def test_a_batch_that_fills_a_message_exactly_does_not_wait() -> None:
