@@ -321,7 +321,7 @@ CASES = (
         | {'datastreamx_aggregator_late_total{aggregator="adriatic", answer="would_have_won"}': _rate(0.5)},
         silent=_decisions(10) | {'datastreamx_aggregator_late_total{aggregator="adriatic", answer="bid"}': _rate(0.5)},
         labels=_AGGREGATOR,
-        summary="adriatic would have won 5% more, had it been in time",
+        summary="adriatic would win 5% more, were it faster",
     ),
     Case(
         "AggregatorConnectionsCold",
@@ -344,7 +344,7 @@ CASES = (
         silent=_notices(unconfirmed=0.1, delivered=1.9)
         | {'datastreamx_worker_restarts_total{flow="notices", reason="signal"}': "0x30 1x30"},
         labels=_AGGREGATOR,
-        summary="Nobody knows whether adriatic heard 5% of its notices",
+        summary="adriatic leaves 5% of its notices unconfirmed",
     ),
     Case(
         "BigQueryHeldBack",

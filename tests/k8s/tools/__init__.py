@@ -186,19 +186,16 @@ def _ldflags(go: str, pins: Path, kind: _Go) -> str:
 def _installed(name: str, kind: _Python) -> Path:
     lock = _HERE / kind.lock
     environment = cache_folder() / f"python-{digest(sys.version.encode(), lock.read_bytes())}"
-    program = environment / "bin" / name
-    if program.exists():
-        return program
-    with locked(environment):
-        if not environment.exists():
-            # Scripts of an environment name its folder, so it cannot be moved; a marker would have to be checked by
-            # every caller. So what failed half way is taken away again.
-            try:
+    # Scripts of an environment name its folder, so it cannot be made elsewhere and moved here when it is complete.
+    complete = environment / ".complete"
+    if not complete.exists():
+        with locked(environment):
+            if not complete.exists():
+                shutil.rmtree(environment, ignore_errors=True)
                 run([sys.executable, "-m", "venv", environment], name=name)
                 run([environment / "bin/python", "-m", "pip", "install", *_PIP, "-r", lock], name=name)
-            except BaseException:
-                shutil.rmtree(environment, ignore_errors=True)
-                raise
+                complete.touch()
+    program = environment / "bin" / name
     if not program.exists():
         raise ToolError(f"{lock.name} installs no program called {name!r}: see {environment}/bin")
     return program
