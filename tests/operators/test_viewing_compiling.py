@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numba
 import pytest
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 from operators.viewing import compiling, warm
 
@@ -58,6 +59,28 @@ def test_second_process_compiles_nothing(troubles: list[str], tmp_path: Path) ->
     assert again(21) == 42
     assert hits(again) == 1
     assert troubles == []
+
+
+def test_filled_cache_that_cannot_be_written_is_read(
+    cache_directory: Path, troubles: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a_module.py"
+    loaded(path)(21)
+    # Of files that root itself may not write there are none here: this is how Numba finds out, and how it writes.
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(IndexDataCacheFile, "_open_for_write", read_only)
+    before = {file: file.read_bytes() for file in cache_directory.rglob("*.nb*")}
+    again = loaded(path)
+    assert again(21) == 42
+    assert hits(again) == 1
+    assert troubles == []
+    assert again(0.5) == 1.0  # type: ignore[arg-type]  # what it was not filled with is compiled, and told
+    assert troubles == [repr(PermissionError(13, "Permission denied"))]
+    assert before == {file: file.read_bytes() for file in cache_directory.rglob("*.nb*")}
+
+
+def read_only(*_: object, **__: object) -> None:
+    raise PermissionError(13, "Permission denied")
 
 
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
