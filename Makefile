@@ -5,9 +5,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := tour
-.PHONY: tour demo test test-campaigns test-kafka chaos simulate bench check format lock schemas clean
+.PHONY: tour demo test test-campaigns test-kafka chaos simulate bench check format lock image sbom audit schemas clean
 
 tour: ## Show this tour
 	@echo "DatastreamX: make TARGET, where TARGET is one of"
@@ -50,13 +51,29 @@ format: $(INSTALLED) ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-schemas: $(INSTALLED) ## Write the JSON Schemas of the topics anew
+schemas: $(INSTALLED) ## Write the JSON Schemas of the topics and of Terraform's tables anew
 	@$(BIN)/python -m datastreamx.wire.schemas
+	@$(BIN)/python -m tests.k8s.terraform.schemas
 
-lock: $(INSTALLED) ## Resolve dependencies anew into requirements.lock
+lock: $(INSTALLED) ## Resolve dependencies anew into requirements*.lock
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra dev --generate-hashes --python-version 3.11 \
 		--custom-compile-command "make lock" --output-file requirements.lock
+	@# What the image needs of it: to run, and to build the project's wheel.
+	@$(BIN)/uv pip compile --quiet pyproject.toml --constraint requirements.lock --generate-hashes \
+		--python-version 3.11 --custom-compile-command "make lock" --output-file requirements-run.lock
+	@echo setuptools | $(BIN)/uv pip compile --quiet - --constraint requirements.lock --generate-hashes \
+		--python-version 3.11 --custom-compile-command "make lock" --output-file requirements-build.lock
+
+image: $(INSTALLED) ## Build the container image datastreamx:VERSION (needs podman): make image ARGS="--build-arg BASE=..."
+	@podman build --file Containerfile --tag datastreamx:$(VERSION) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$$(git rev-parse HEAD) $(ARGS) .
+
+sbom: $(INSTALLED) ## Write the image's CycloneDX bill of materials into build/; with Debian's packages: make sbom ARGS="--image NAME"
+	@$(BIN)/python -m tests.k8s.image.sbom $(ARGS)
+
+audit: $(INSTALLED) ## Look for known vulnerabilities of the image's packages; code 1: found, 4: no service answered
+	@$(BIN)/python -m tests.k8s.image.audit $(ARGS)
 
 clean: ## Remove the environment and everything that was made
 	@rm -rf $(VENV) build dist *.egg-info datastreamx-data tests/kafka/target benchmarks/flink/target benchmarks/quix/.venv

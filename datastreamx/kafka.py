@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC
 from typing import Any
 
 from datastreamx.config import KafkaConfig
@@ -102,7 +103,8 @@ def google_token_callback() -> Callable[[str], tuple[str, float]]:
 
     def fetch(_config: str) -> tuple[str, float]:
         credentials.refresh(google.auth.transport.requests.Request())  # type: ignore[no-untyped-call] # google-auth
-        expiry = credentials.expiry.timestamp() if credentials.expiry else time.time() + 300
+        # google-auth writes UTC without saying so, which `timestamp` would take for local time.
+        expiry = credentials.expiry.replace(tzinfo=UTC).timestamp() if credentials.expiry else time.time() + 300
         header = json.dumps({"typ": "JWT", "alg": "GOOG_OAUTH2_TOKEN"})
         claims = json.dumps(
             {

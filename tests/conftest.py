@@ -13,7 +13,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     wanted: dict[bool, list[pytest.Item]] = {True: [], False: []}
     for item in items:
-        talks = "broker" in getattr(item, "fixturenames", ())
+        talks = "broker" in getattr(item, "fixturenames", ()) and item.get_closest_marker("one_broker") is None
         wanted[talks or item.get_closest_marker("kafka") is not None].append(item)
     config.hook.pytest_deselected(items=wanted[False])
     items[:] = wanted[True]

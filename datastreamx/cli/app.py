@@ -12,6 +12,7 @@ from datastreamx.cli.backup.command import backup, restore
 from datastreamx.cli.bench.command import bench
 from datastreamx.cli.doctor.command import doctor
 from datastreamx.cli.explain.command import explain
+from datastreamx.cli.forget.command import forget
 from datastreamx.cli.options import (
     DEFAULT_CONFIG,
     AcceptStoreOption,
@@ -21,6 +22,7 @@ from datastreamx.cli.options import (
     OrdinalOption,
 )
 from datastreamx.cli.output import Exit, fail
+from datastreamx.cli.prepare.command import prepare
 from datastreamx.cli.query.command import query
 from datastreamx.cli.replay.command import replay
 from datastreamx.cli.rescale.command import rescale
@@ -28,13 +30,14 @@ from datastreamx.cli.resources.command import apply, plan
 from datastreamx.cli.simulate import simulate
 from datastreamx.cli.status.command import status
 from datastreamx.cli.validate import validate
-from datastreamx.errors import DatastreamXError
+from datastreamx.cli.volumes.command import snapshot_volumes
+from datastreamx.errors import CrashError, DatastreamXError
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 wrong usage (also an option that does not fit the configuration), 3 wrong "
-    "configuration, 4 Kafka, BigQuery or an aggregator does not answer, 5 a promise was broken (demo), 130 Ctrl-C. "
-    "`run` ends with the code of its worker, and with 128 + N if signal N ended that. Results go to standard output, "
-    "messages to standard error."
+    "configuration, 4 Kafka, BigQuery, an aggregator or a process does not answer, 5 a promise was broken (demo), 130 "
+    "Ctrl-C. `run` ends with the code of its worker, and with 128 + N if signal N ended that. Results go to standard "
+    "output, messages to standard error."
 )
 
 app = typer.Typer(
@@ -150,6 +153,23 @@ def worker(
     work(FlowOptions(flow, config, ordinal, accept_store=accept_store, json_logs=json_logs))
 
 
+@app.command(hidden=True)
+def leave(
+    flow: FlowArgument,
+    config: ConfigOption = DEFAULT_CONFIG,
+    *,
+    ordinal: OrdinalOption = None,
+    json_logs: JsonLogsOption = False,
+) -> None:
+    """Leave a copy of the store of a flow that was stopped in `recovery.handover`: what `run` does when it ends.
+
+    Example: `datastreamx leave ads --config datastreamx.toml`
+    """
+    from datastreamx.cli.supervise import FlowOptions, leave_store  # noqa: PLC0415 - see the module docstring
+
+    leave_store(FlowOptions(flow, config, ordinal, accept_store=False, json_logs=json_logs))
+
+
 app.command(rich_help_panel="Try")(simulate)
 app.command(rich_help_panel="Try")(explain)
 app.command(rich_help_panel="Try")(query)
@@ -160,10 +180,13 @@ app.command(rich_help_panel="Prepare")(apply)
 app.add_typer(aggregator, name="aggregator", rich_help_panel="Prepare")
 app.command(rich_help_panel="Operate")(status)
 app.command(rich_help_panel="Operate")(doctor)
+app.command(rich_help_panel="Operate")(prepare)
 app.command(rich_help_panel="Operate")(rescale)
 app.command(rich_help_panel="Operate")(backup)
 app.command(rich_help_panel="Operate")(restore)
+app.command(rich_help_panel="Operate")(snapshot_volumes)
 app.command(rich_help_panel="Operate")(replay)
+app.command(rich_help_panel="Operate")(forget)
 
 
 def main() -> None:
@@ -172,3 +195,8 @@ def main() -> None:
         app(prog_name="datastreamx")
     except DatastreamXError as error:
         fail(error)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "simulator":
+            raise
+        # The container image is one.
+        fail(CrashError("this command needs the simulators, which this installation leaves out: run it in a clone"))

@@ -22,7 +22,8 @@ class Exit(IntEnum):
         FAILED: What was asked for could not be done, or must not be.
         USAGE: Something on the command line is wrong: by itself, or beside this configuration.
         CONFIG: The configuration, which is a file and environment variables, or a file that it names, is.
-        UNREACHABLE: Kafka, BigQuery or an aggregator does not answer; the same command may succeed later.
+        UNREACHABLE: Kafka, BigQuery, an aggregator or a process of ours does not answer; the same command may succeed
+            later.
         INVARIANT: A promise of this service was broken.
     """
 

@@ -32,12 +32,14 @@ class Answer:
         rows: Values in column order.
         is_cut: There are more rows than were asked for.
         bytes_processed: What an on-demand project pays for; the local BigQuery says 0.
+        changed: Rows that a DELETE, UPDATE, INSERT or MERGE has changed.
     """
 
     columns: tuple[str, ...]
     rows: list[Row]
     is_cut: bool
     bytes_processed: int
+    changed: int = 0
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -111,7 +113,20 @@ class Warehouse:
             rows=rows[:rows_max],
             is_cut=rows_max is not None and len(rows) > rows_max,
             bytes_processed=int(job.total_bytes_processed or 0),
+            changed=int(job.num_dml_affected_rows or 0),
         )
+
+    def time_travel_hours(self) -> int | None:
+        """For how long deleted rows can be read again; unset if BigQuery does not tell.
+
+        Raises:
+            RetryableError: BigQuery is unwell.
+            CrashError: It refuses.
+        """
+        with _short_errors():
+            dataset = self._client.get_dataset(self._dataset, retry=NO_RETRY, timeout=REST_TIMEOUT_S)
+        hours = dataset.max_time_travel_hours
+        return None if hours is None else int(hours)
 
 
 @contextlib.contextmanager

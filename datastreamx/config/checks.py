@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import string
 from collections import Counter
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from datastreamx.config.structs import Config
 
@@ -36,7 +39,9 @@ def cross_checks(config: Config) -> list[str]:
         *_push(config),
         *_kafka(config),
         *_privacy(config),
+        *_recovery(config),
         *_scaling(config),
+        *_metrics(config),
     ]
 
 
@@ -158,6 +163,19 @@ def _privacy(config: Config) -> list[str]:
     return []
 
 
+def _recovery(config: Config) -> list[str]:
+    recovery = config.recovery
+    if recovery.handover is None:
+        return []
+    directory, handover = Path(recovery.directory).absolute(), Path(recovery.handover).absolute()
+    if directory.is_relative_to(handover) or handover.is_relative_to(directory):
+        return [
+            f"recovery.handover ({recovery.handover}) and recovery.directory ({recovery.directory}) lie within each "
+            "other: what is handed over would be taken for a store. Let them be two folders side by side"
+        ]
+    return []
+
+
 def _scaling(config: Config) -> list[str]:
     scaling = config.scaling
     if scaling.mode == "cluster":
@@ -178,3 +196,38 @@ def _scaling(config: Config) -> list[str]:
             "others would have nothing to read"
         )
     return problems
+
+
+def _metrics(config: Config) -> list[str]:
+    peers, port = config.metrics.peers, config.metrics.port
+    if peers is None:
+        return []
+    example = 'write for example "http://{flow}-{ordinal}.{flow}:9090"'
+    try:
+        # Text, field, format and conversion of each part.
+        parts = [*string.Formatter().parse(peers)]
+    except ValueError as error:
+        return [f"metrics.peers: {error}; {example}"]
+    fields = {field for _, field, _, _ in parts if field is not None}
+    if fields != {"flow", "ordinal"} or any(form or conversion for _, _, form, conversion in parts):
+        return [f"metrics.peers needs {{flow}} and {{ordinal}} and knows no other placeholders; {example}"]
+    problems = []
+    if not _is_plain_address(peers.format(flow="ads", ordinal=0)):
+        problems.append(f"metrics.peers is no http or https address of a host and a port, with nothing else; {example}")
+    if not port:
+        problems.append("metrics.peers needs a fixed metrics.port: without one no process can be asked")
+    return problems
+
+
+def _is_plain_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        has_place = bool(parts.hostname) and parts.port is not None
+    except ValueError:
+        return False
+    return (
+        has_place
+        and parts.scheme in {"http", "https"}
+        and url == f"{parts.scheme}://{parts.netloc}"
+        and ("@" not in parts.netloc)
+    )

@@ -286,10 +286,14 @@ class RecoveryConfig(_Section, frozen=True, kw_only=True):
 
     Attributes:
         directory: One folder per flow is made below it.
+        handover: Folder that the processes of all cells reach, where `directory` is a volume that only one of them
+            reaches. A flow that was stopped leaves a copy of its store there, for a re-shard, and `datastreamx prepare`
+            takes what a re-shard has left. Unset: none.
     """
 
     directory: str = "datastreamx-data/recovery"
     epoch_ms: Annotated[int, Meta(ge=100, le=60_000)] = 1_000
+    handover: Annotated[str, Meta(min_length=1)] | None = None
 
 
 class ScalingConfig(_Section, frozen=True, kw_only=True):
@@ -333,10 +337,18 @@ class PushConfig(_Section, frozen=True, kw_only=True):
 
 
 class MetricsConfig(_Section, frozen=True, kw_only=True):
-    """`/metrics`, `/livez` and `/readyz` of each flow. `port` 0 takes a free one, unset means none."""
+    """`/metrics`, `/livez`, `/readyz` and `/status` of each process.
+
+    Attributes:
+        host: Where to listen.
+        port: 0 takes a free one, unset means none.
+        peers: Where all processes can be asked: an address with `{flow}` and `{ordinal}` in it. `datastreamx status`
+            then shows the whole deployment. Unset: only what left its traces on this machine.
+    """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535)] | None = None
+    peers: str | None = None
 
 
 class Config(_Section, frozen=True, kw_only=True):

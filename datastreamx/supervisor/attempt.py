@@ -122,6 +122,8 @@ class Attempt:
         view = self._panel.view
         if reports:
             self._silence.heard()
+            if reports[-1].epochs > self._report.epochs:
+                self._panel.update(snapshot_s=now_s)
             self._report = reports[-1]
             self.has_worked = self.has_worked or self._report.phase == "running"
             self._panel.update(heard_s=now_s, report=self._report, backlog=self._readiness.catch_up())

@@ -19,6 +19,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         starting_silence_s: Likewise for one that starts or loads its state, where single steps take longer.
         grace_s: A worker may take so long for its last snapshot before it is killed.
         starting_grace_s: Likewise for one that does not work yet: it has nothing to save.
+        leaving_s: Copying the store of a worker that was stopped to the others may take so long. With `grace_s` less
+            than what a container is given to end.
         first_delay_s: From the first failure to the next start; each further one doubles it.
         longest_delay_s: Where doubling ends.
         healthy_s: A worker that ran so long was well: the next delay is the first again.
@@ -34,6 +36,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     starting_silence_s: _Seconds = 300.0
     grace_s: _Seconds = 60.0
     starting_grace_s: _Seconds = 5.0
+    leaving_s: _Seconds = 45.0
     first_delay_s: _Seconds = 0.2
     longest_delay_s: _Seconds = 5.0
     healthy_s: _Seconds = 60.0

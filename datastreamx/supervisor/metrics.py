@@ -36,10 +36,26 @@ def _families(view: View, now_s: float) -> list[Metric]:
     return [
         restarts,
         stage,
+        CounterMetricFamily(
+            "datastreamx_epochs_total",
+            "Snapshots of this worker that are durable",
+            view.report.epochs if view.report else 0,
+        ),
+        GaugeMetricFamily("datastreamx_processes", "Processes that this flow has, as configured", view.processes),
         GaugeMetricFamily("datastreamx_worker_up", "1 while there is a worker", int(view.pid is not None)),
         GaugeMetricFamily("datastreamx_worker_ready", "1 while the worker does its job", int(view.unready is None)),
         GaugeMetricFamily("datastreamx_worker_report_age_seconds", "Age of the last sign of life", age_s),
         GaugeMetricFamily(
             "datastreamx_worker_recent_failures", "Failures that count towards giving up", view.recent_failures
         ),
+        *_disk(view),
+    ]
+
+
+def _disk(view: View) -> list[Metric]:
+    if view.disk_free_bytes is None or view.disk_size_bytes is None:
+        return []
+    return [
+        GaugeMetricFamily("datastreamx_recovery_free_bytes", "Free where the recovery store is", view.disk_free_bytes),
+        GaugeMetricFamily("datastreamx_recovery_size_bytes", "Size of that file system", view.disk_size_bytes),
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +11,14 @@ from pathlib import Path
 from datastreamx.clock import Clock
 from datastreamx.log import get_logger
 from datastreamx.supervisor.limits import Limits
-from datastreamx.supervisor.status import status_of, status_path, write_status
+from datastreamx.supervisor.status import Status, status_of, status_path, write_status
 from datastreamx.supervisor.view import View, progress_line
 
 _log = get_logger("supervisor")
 
 
 class Panel:
-    """One view, changed by the supervisor's loop alone and read by anybody.
+    """One view, and the status made of it, changed by the supervisor's loop alone and read by anybody.
 
     Args:
         flow: Name of the flow.
@@ -39,6 +41,7 @@ class Panel:
     ) -> None:
         self._flow = flow
         self._store = store
+        self._directory = directory
         self._path = status_path(directory, store)
         self._limits = limits
         self._clock = clock
@@ -46,6 +49,7 @@ class Panel:
         self._due_s = 0.0
         self._is_broken = False
         self.view = View(looked_s=clock.monotonic_s())
+        self.status = self._status_at(clock.monotonic_s())
 
     def update(self, **changes: object) -> None:
         """Know more. What goes on is published by the next `publish_if_due`, the rest when its time has come."""
@@ -61,9 +65,12 @@ class Panel:
         if now_s < self._due_s:
             return
         self._due_s = now_s + self._limits.tick_s
+        self._measure_disk()
         self._show(progress_line(self._flow, self.view, self._limits, now_s))
+        # Kept for those who ask over HTTP: made anew for each of them, it would never show that this loop hangs.
+        self.status = self._status_at(now_s)
         try:
-            write_status(self._path, status_of(self._flow, self._store, self.view, self._clock.now_ms(), now_s))
+            write_status(self._path, self.status)
         except OSError as error:
             # A full disk must not end what could still go on; the worker will say what it needs.
             if not self._is_broken:
@@ -71,6 +78,17 @@ class Panel:
             self._is_broken = True
         else:
             self._is_broken = False
+
+    def _measure_disk(self) -> None:
+        free = size = None
+        # A store that cannot be looked at is for the worker to complain about.
+        with contextlib.suppress(OSError):
+            usage = shutil.disk_usage(self._directory)
+            free, size = usage.free, usage.total
+        self.view = replace(self.view, disk_free_bytes=free, disk_size_bytes=size)
+
+    def _status_at(self, now_s: float) -> Status:
+        return status_of(self._flow, self._store, self.view, self._clock.now_ms(), now_s)
 
     def close(self) -> None:
         """Leave the last word in the file, and no line. Nobody answers any more."""

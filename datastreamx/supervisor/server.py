@@ -1,4 +1,4 @@
-"""`/livez`, `/readyz` and `/metrics` over HTTP, answered by threads beside the supervisor's loop."""
+"""`/livez`, `/readyz`, `/status` and `/metrics` over HTTP, answered by threads beside the supervisor's loop."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from datastreamx.clock import Clock
 from datastreamx.errors import CrashError
 from datastreamx.supervisor.limits import Limits
 from datastreamx.supervisor.metrics import exposition
+from datastreamx.supervisor.status import Status
 from datastreamx.supervisor.view import Health, View, livez, readyz
 
 _PATIENCE_S = 5.0
@@ -35,11 +36,13 @@ class Answers:
     """What is answered on which path; knows nothing of HTTP.
 
     Args:
-        look: The supervisor's latest view; called from several threads.
+        look: The supervisor's latest view; called, like `tell`, from several threads.
+        tell: What the status file says.
     """
 
-    def __init__(self, look: Callable[[], View], limits: Limits, clock: Clock) -> None:
+    def __init__(self, look: Callable[[], View], tell: Callable[[], Status], limits: Limits, clock: Clock) -> None:
         self._look = look
+        self._tell = tell
         self._limits = limits
         self._clock = clock
 
@@ -51,10 +54,12 @@ class Answers:
                 return _told(livez(view, self._limits, now_s))
             case "/readyz":
                 return _told(readyz(view, self._limits, now_s))
+            case "/status":
+                return HTTPStatus.OK, _JSON, msgspec.json.encode(self._tell())
             case "/metrics":
                 return HTTPStatus.OK, _TEXT, _worker_metrics(view) + exposition(view, now_s)
             case _:
-                return HTTPStatus.NOT_FOUND, _JSON, b'{"paths":["/livez","/readyz","/metrics"]}'
+                return HTTPStatus.NOT_FOUND, _JSON, b'{"paths":["/livez","/readyz","/status","/metrics"]}'
 
 
 def _told(health: Health) -> _Answer:

@@ -37,9 +37,11 @@ class Job:
         store: Name of its recovery store, which names the status file, too.
         argv: Program and arguments of the worker.
         recovery_directory: Where the status file and the supervisor's lock go.
-        listen: Host and port of `/livez`, `/readyz` and `/metrics`; `None`: nobody asks. Port 0 takes a free one.
+        listen: Host and port of `/livez`, `/readyz`, `/status` and `/metrics`; `None`: nobody asks. Port 0 takes a
+            free one.
         argv_until_durable: Further arguments for the first worker, and the next ones until a snapshot was durable: what
             somebody allowed once is not allowed for ever.
+        processes: Of the flow, wherever they run.
     """
 
     flow: str
@@ -48,6 +50,7 @@ class Job:
     recovery_directory: Path
     listen: tuple[str, int] | None = None
     argv_until_durable: Sequence[str] = ()
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class Supervisor:
         self._panel = Panel(
             job.flow, job.store, job.recovery_directory, limits=self._limits, clock=self._clock, show=show
         )
+        self._panel.update(processes=job.processes)
 
     def run(self) -> Verdict:
         """Supervise to the end.
@@ -108,7 +112,8 @@ class Supervisor:
             # Before the port, which the other one may use, and the status file, which is the other one's.
             resources.enter_context(alone(job.recovery_directory, job.flow, job.store))
             if job.listen is not None:
-                answers = Answers(lambda: self._panel.view, self._limits, self._clock)
+                panel = self._panel
+                answers = Answers(lambda: panel.view, lambda: panel.status, self._limits, self._clock)
                 address = resources.enter_context(serving(*job.listen, answers))
                 _log.info("metrics", address=address)
                 self._panel.update(metrics=address)

@@ -43,6 +43,7 @@ class View:
         since_s: Since when that goes on.
         pid: The worker; unset if there is none.
         heard_s: When it last reported, or was started.
+        snapshot_s: When it reported its newest durable snapshot; unset if there was none since the supervisor started.
         silent_s: Seconds of its silence that count.
         report: Its last report.
         unready: Why it is not ready.
@@ -51,6 +52,9 @@ class View:
         recent_failures: Of those that count towards giving up.
         last_exit: How the last worker ended.
         metrics: Address of the supervisor's `/metrics`; unset if it serves none.
+        processes: Of this flow, as configured: a count of those that answer is compared with it.
+        disk_free_bytes: Where the recovery store is; unset if it cannot be told.
+        disk_size_bytes: Of the same file system.
     """
 
     looked_s: float
@@ -59,6 +63,7 @@ class View:
     since_s: float = 0.0
     pid: int | None = None
     heard_s: float = 0.0
+    snapshot_s: float | None = None
     silent_s: float = 0.0
     report: Report | None = None
     unready: str | None = "the worker was not started yet"
@@ -67,6 +72,9 @@ class View:
     recent_failures: int = 0
     last_exit: Exit | None = None
     metrics: str | None = None
+    processes: int = 1
+    disk_free_bytes: int | None = None
+    disk_size_bytes: int | None = None
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

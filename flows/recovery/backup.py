@@ -158,21 +158,43 @@ def read_backup(source: Path) -> BackupRecord:
     return record
 
 
-def check_copy(config: Config, folder: Path, record: StoreRecord) -> StoreContents:
+def put_back(config: Config, folder: Path, record: StoreRecord, target: Path) -> StoreContents:
+    """Copy a store out of a backup into the new folder `target`, and check it there; raises what `check_copy` does.
+
+    Nothing is opened in `folder` but to be read from its beginning to its end.
+    """
+    # It holds raw box ids and what they watched.
+    target.mkdir(mode=0o700)
+    for name in record.files:
+        try:
+            shutil.copyfile(folder / name, target / name)
+        except FileNotFoundError:
+            raise StateMismatchError(f"the backup {folder} is not complete: it has no {name}") from None
+    return check_copy(config, target, record, origin=folder)
+
+
+def check_copy(config: Config, folder: Path, record: StoreRecord, *, origin: Path | None = None) -> StoreContents:
     """Check a store of a backup: its files, and what a start of its flow would check.
+
+    Args:
+        config: That of the flow.
+        folder: The store.
+        record: What it has to be.
+        origin: Where it was copied from; errors speak of that.
 
     Raises:
         StateMismatchError: A file is missing, differs from what was written, or is too many; or the store is not for
             this configuration, whose scaling does not matter here.
     """
+    told = origin or folder
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if found != {*record.files}:
         odd = ", ".join(sorted(found ^ {*record.files}))
-        raise StateMismatchError(f"the backup {folder} is not complete, or holds something else: {odd}")
+        raise StateMismatchError(f"the backup {told} is not complete, or holds something else: {odd}")
     for name, file in record.files.items():
-        if _file_record(folder / name) != file:
+        if _durable_record(folder / name) != file:
             raise StateMismatchError(
-                f"the backup {folder / name} is damaged: it is not what was written. Take another one"
+                f"the backup {told / name} is damaged: it is not what was written. Take another one"
             )
     check_manifest(folder, read_manifest(folder), manifest_of(record.flow, config, record.place))
     return check_store(folder, steps_of(record.flow, config, record.place))
@@ -231,11 +253,20 @@ class _Copy:
         shutil.copyfile(self.store / MANIFEST, self.copy / MANIFEST)
 
 
+def copy_held(config: Config, flow: str, store: Path, copy: Path) -> StoreRecord:
+    """Copy a store into the new folder `copy`, and check the copy as a start would. The caller holds the store's lock.
+
+    Raises:
+        StateMismatchError: It is damaged, or of another configuration, whose scaling does not matter here.
+    """
+    manifest, job = _begun(config, flow, store, copy)
+    job.take()
+    contents = job.still()
+    return _record(flow, store.name, copy, manifest, contents)
+
+
 def _back_up(config: Config, flow: str, store: Path, copy: Path) -> StoreRecord:
-    manifest = read_manifest(store)
-    place = Place(manifest.mode, manifest.ordinal, manifest.cells)
-    check_manifest(store, manifest, manifest_of(flow, config, place))
-    job = _Copy(config, flow, place, store, copy)
+    manifest, job = _begun(config, flow, store, copy)
     is_still = True
     with ExitStack() as held:
         try:
@@ -251,6 +282,13 @@ def _back_up(config: Config, flow: str, store: Path, copy: Path) -> StoreRecord:
     return _record(flow, store.name, copy, manifest, contents)
 
 
+def _begun(config: Config, flow: str, store: Path, copy: Path) -> tuple[Manifest, _Copy]:
+    manifest = read_manifest(store)
+    place = Place(manifest.mode, manifest.ordinal, manifest.cells)
+    check_manifest(store, manifest, manifest_of(flow, config, place))
+    return manifest, _Copy(config, flow, place, store, copy)
+
+
 def _record(flow: str, name: str, copy: Path, manifest: Manifest, contents: StoreContents) -> StoreRecord:
     return StoreRecord(
         flow=flow,
@@ -260,12 +298,19 @@ def _record(flow: str, name: str, copy: Path, manifest: Manifest, contents: Stor
         ordinal=manifest.ordinal,
         resume_epoch=contents.resume_epoch,
         keys=len(contents.rows),
-        files={path.name: _file_record(path) for path in sorted(copy.iterdir())},
+        files={path.name: _durable_record(path) for path in sorted(copy.iterdir())},
     )
 
 
-def _file_record(path: Path) -> FileRecord:
+def file_record(path: Path) -> FileRecord:
+    """Size and checksum of a file."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileRecord(size_bytes=file.tell(), sha256=sha256)
+
+
+def _durable_record(path: Path) -> FileRecord:
     """Checksum of a file, which is durable then."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-        return FileRecord(size_bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+    return file_record(path)

@@ -19,6 +19,7 @@ from datastreamx.place import Place
 from flows.panics import ENDS, sqlite_failure
 from flows.recovery.durable import sync_directory
 from flows.recovery.guard import check_store
+from flows.recovery.handover import withdraw
 from flows.recovery.last_start import check_last_start, had_begun
 from flows.recovery.lock import locked
 from flows.recovery.manifest import Manifest, check_manifest, manifest_of, read_manifest, write_manifest
@@ -40,7 +41,8 @@ def opened_store(flow: str, config: Config, place: Place, clock: Clock) -> Itera
 
     Raises:
         StateMismatchError: It was made for another configuration, or it is refused: now, or since an earlier start.
-        CrashError: Another process is using it, or the directory cannot be used.
+        CrashError: Another process is using it, the directory cannot be used, or a copy that was left of it cannot be
+            withdrawn.
     """
     directory = Path(config.recovery.directory) / place.store_name(flow)
     with locked(directory):
@@ -154,6 +156,7 @@ def _open(directory: Path, flow: str, config: Config, place: Place, clock: Clock
     except DamagedStoreError as error:
         now = datetime.fromtimestamp(clock.now_ms() / 1000, UTC)
         raise quarantine(directory, str(error), now) from None
+    withdraw(config, flow, directory)
     _drop_unfinished(contents)
     return contents.is_empty
 

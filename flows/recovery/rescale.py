@@ -64,6 +64,7 @@ class RescaleReport(msgspec.Struct, frozen=True, kw_only=True):
         after: Stores that there are now, or would be.
         flows_without_store: Nothing of these lies below `recovery.directory`.
         set_aside: Folder with the old stores.
+        handed_over: Folder in which the new ones wait to be taken over.
     """
 
     state: Literal["planned", "done", "finished", "nothing"]
@@ -73,6 +74,7 @@ class RescaleReport(msgspec.Struct, frozen=True, kw_only=True):
     after: list[StoreLine] = []
     flows_without_store: list[str] = []
     set_aside: str | None = None
+    handed_over: str | None = None
 
 
 @dataclass(frozen=True)
@@ -144,9 +146,7 @@ def rescale(wanted: Rescale, now: datetime, on_step: OnStep = lambda _: None) ->
         CrashError: A process is using a store; or the new ones cannot be written, or are not what they should be.
             Nothing was changed.
     """
-    partitions = wanted.config.events.partitions
-    if not 1 <= wanted.cells <= partitions:
-        raise ConfigError("--cells", [f"it is {wanted.cells}, and has to be 1 to events.partitions ({partitions})"])
+    require_cells(wanted)
     directory = wanted.directory
     require_no_other(directory, "rescale")
     with disk_errors_told(directory), Locks(directory) as locks:
@@ -186,6 +186,17 @@ def rescale(wanted: Rescale, now: datetime, on_step: OnStep = lambda _: None) ->
             return report
         swap = _replace(wanted, due, now, on_step)
         return msgspec.structs.replace(report, state="done", set_aside=str(directory / swap.aside))
+
+
+def require_cells(wanted: Rescale) -> None:
+    """Check that there are partitions for all cells.
+
+    Raises:
+        ConfigError: There are not.
+    """
+    partitions = wanted.config.events.partitions
+    if not 1 <= wanted.cells <= partitions:
+        raise ConfigError("--cells", [f"it is {wanted.cells}, and has to be 1 to events.partitions ({partitions})"])
 
 
 def _finished(wanted: Rescale, begun: Swap) -> RescaleReport:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +13,7 @@ import msgspec
 from datastreamx.config import Config
 from datastreamx.errors import RetryableError, StateMismatchError
 from flows.ports.notices import GROUP as NOTICES_GROUP
-from flows.recovery.backup import StoreRecord, check_copy, read_backup
+from flows.recovery.backup import StoreRecord, check_copy, put_back, read_backup
 from flows.recovery.inventory import Locks, store_names
 from flows.recovery.manifest import read_manifest
 from flows.recovery.store import StoreContents
@@ -181,6 +180,15 @@ def ask_broker(config: Config, flow: str, positions: Positions) -> str | None:
     return None
 
 
+def positions_in(contents: StoreContents, flow: str) -> list[Positions]:
+    """Where the readers of the flow stand by a store; nothing if nothing in it is durable."""
+    return [
+        read_positions(row.value)
+        for row in contents.rows
+        if row.step_id in {"ads.events", f"{flow}.topics"} and row.value is not None
+    ]
+
+
 def _chosen(wanted: Restore, stores: Sequence[StoreRecord]) -> list[StoreRecord]:
     held = {one.flow for one in stores}
     absent = [flow for flow in wanted.flows if flow not in held]
@@ -190,11 +198,7 @@ def _chosen(wanted: Restore, stores: Sequence[StoreRecord]) -> list[StoreRecord]
 
 
 def _judge(wanted: Restore, record: StoreRecord, contents: StoreContents, ask: AskAge) -> RestoredStore:
-    parts = [
-        read_positions(row.value)
-        for row in contents.rows
-        if row.step_id in {"ads.events", f"{record.flow}.topics"} and row.value is not None
-    ]
+    parts = positions_in(contents, record.flow)
     reason: str | None = None
     age: Age = "current"
     if parts:
@@ -250,7 +254,6 @@ def _replace(
     )
     with replacing(directory, swap, on_step) as place:
         for one in chosen:
-            shutil.copytree(wanted.source / one.store, place / one.store)
-            check_copy(wanted.config, place / one.store, one)
+            put_back(wanted.config, wanted.source / one.store, one, place / one.store)
             on_step(f"copied {one.store}")
     return swap

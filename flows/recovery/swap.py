@@ -22,8 +22,8 @@ from flows.recovery.durable import sync_directory, write_durably
 
 JOURNAL = "journal.json"
 
-Kind = Literal["rescale", "restore"]
-KINDS: tuple[Kind, ...] = ("rescale", "restore")
+Kind = Literal["rescale", "restore", "prepare"]
+KINDS: tuple[Kind, ...] = ("rescale", "restore", "prepare")
 
 OnStep = Callable[[str], None]
 """Told of each step that is done; raising stops the swap there, as a crash would."""

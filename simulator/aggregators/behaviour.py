@@ -45,6 +45,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         storm_period_s: The mode `storm` is healthy and then fails once in this time, counted from the start.
         storm_share: Share of the period, at its end, in which it fails.
         notices: Bids carry addresses at which the server wants to hear of win, loss and billing.
+        notice_origin: Scheme, host and port of these; empty: those on which it listens.
         notice_mode: What becomes of a notice: accepted, refused with 500, never answered, or refused now and then.
         notice_failures: In the notice mode `flaky`, share of the attempts that are refused.
     """
@@ -64,6 +65,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     storm_period_s: Seconds = 20.0
     storm_share: Probability = 0.5
     notices: bool = False
+    notice_origin: str = ""
     notice_mode: Literal["ok", "http_500", "silent", "flaky"] = "ok"
     notice_failures: Probability = 0.5
 

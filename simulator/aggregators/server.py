@@ -180,8 +180,11 @@ class AggregatorServer:
             currency=behaviour.currency,
             creative=behaviour.creative,
             ad=ad,
-            notice_urls=notice_urls(self._url, ask.auction_id, bid_id) if behaviour.notices else {},
+            notice_urls=self._notice_urls(ask.auction_id, bid_id) if behaviour.notices else {},
         )
+
+    def _notice_urls(self, auction_id: str, bid_id: str) -> dict[str, str]:
+        return notice_urls(self.behaviour.notice_origin or self._url, auction_id, bid_id)
 
     async def _notice(self, request: web.BaseRequest) -> web.StreamResponse:
         return await self.notices.receive(request.query, self.behaviour)

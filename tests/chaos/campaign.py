@@ -6,29 +6,21 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import msgspec
 
 from datastreamx.errors import CrashError
-from datastreamx.model.events import Heartbeat
-from datastreamx.wire.dead_letters import parse_dead_letter
-from datastreamx.wire.events import encode_event
-from simulator.aggregators.notices import Notice
 from simulator.processes import Child
 from tests.chaos.crew import CampaignError
+from tests.chaos.ending import except_notices, give_signs_of_life, letters, told, untold
 from tests.chaos.faults.kinds import FAULTS, KILLS
 from tests.chaos.journal import Entry, Journal
 from tests.chaos.options import Options
 from tests.chaos.rig import LOUD_SHARE, Rig, running_rig
 from tests.chaos.schedule import schedule
 from tests.chaos.verdict import PROMISES, Remains, Verdict, judge, sound_events
-from tests.integration.brokers import produce
-from tests.integration.kill_audit import heard_of, owed
-from tests.integration.oracle import decided
-from tests.integration.pipeline import now_ms
 from tests.integration.reading import read_topic
 
 _FIRST_WITHIN_S = 60.0
@@ -134,7 +126,7 @@ def _settle(rig: Rig, fleet: Child, journal: Journal) -> Verdict:
     code = fleet.stop(grace_s=_FLEET_ENDS_WITHIN_S)
     if code != 0:
         raise CampaignError(f"the fleet ended with {code}\n{fleet.log_tail()}")
-    _last_signs_of_life(rig)
+    give_signs_of_life(rig.broker, pipeline.config)
     quiet_s = rig.options.quiet_s
     pipeline.wait_for_rows(quiet_s=quiet_s)
     seen: Counter[int] = Counter()
@@ -142,8 +134,7 @@ def _settle(rig: Rig, fleet: Child, journal: Journal) -> Verdict:
     sound = sound_events(pipeline.config, pipeline.read_events())
 
     def is_told() -> bool:
-        wanted = owed(pipeline.config, decided(pipeline.read_decisions()), sound)
-        missing = wanted.keys() - heard_of(_told(rig)).keys() - _letters(rig).keys()
+        missing = untold(rig.broker, pipeline.config, rig.aggregators, sound)
         seen[len(missing)] += 1
         return not missing or seen[len(missing)] * _POLL_S >= quiet_s
 
@@ -158,45 +149,16 @@ def _settle(rig: Rig, fleet: Child, journal: Journal) -> Verdict:
     ledger = pipeline.ledger()
     assert ledger is not None
     assert ledger.finished
-    evidence = pipeline.evidence()
-    # Those about notices are compared with what aggregators were told.
-    letters = {origin: reason for origin, reason in evidence.dead_letters.items() if not reason.startswith("notice_")}
     return judge(
         Remains(
-            evidence=replace(evidence, dead_letters=letters),
+            evidence=except_notices(pipeline.evidence()),
             facts=read_topic(rig.broker, pipeline.config.topics.facts, pipeline.config.events.partitions),
             ledger=ledger,
-            told=_told(rig),
-            letters=_letters(rig),
+            told=told(rig.aggregators),
+            letters=letters(rig.broker, pipeline.config),
             clean_stops=rig.clean_stops,
             grown={topic: count - before[topic] for topic, count in pipeline.topic_sizes().items()},
             used_stores=rig.used_stores,
             unexplained=crew.unexplained,
         )
     )
-
-
-def _last_signs_of_life(rig: Rig) -> None:
-    """One event in every partition, so that every process has something to do after its last resume."""
-    config, at_ms = rig.pipeline.config, now_ms()
-    events = [
-        Heartbeat(event_id=f"last-{n}", box_id=f"stb-last-{n}", seq=1, event_time_ms=at_ms)
-        for n in range(config.events.partitions)
-    ]
-    produce(
-        rig.broker, config.topics.events, [(n, one.box_id.encode(), encode_event(one)) for n, one in enumerate(events)]
-    )
-
-
-def _told(rig: Rig) -> dict[str, list[Notice]]:
-    return {one.name: one.notices() for one in rig.aggregators}
-
-
-def _letters(rig: Rig) -> dict[str, set[str]]:
-    """Reasons of dead letters about notices, by notice; others have no key, or that of a box."""
-    found: dict[str, set[str]] = {}
-    for message in read_topic(rig.broker, rig.pipeline.config.topics.dead_letters, 1):
-        letter = parse_dead_letter(message.key(), message.value(), message.headers() or [])  # type: ignore[arg-type]
-        if letter.reason.startswith("notice_"):
-            found.setdefault((letter.key or b"").decode(errors="replace"), set()).add(letter.reason)
-    return found

@@ -57,6 +57,13 @@ def test_option_that_does_not_fit_the_configuration_is_wrong_usage_in_one_line(
     assert capsys.readouterr().err == "error: --cells: it is 7, and has to be 1 to 6\n"
 
 
+def test_installation_without_the_simulators_says_so(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "simulator", None)
+    ended = cli("bench")
+    assert ended.code == Exit.FAILED
+    assert ended.err.startswith("error: this command needs the simulators")
+
+
 def test_ctrl_c_ends_with_code_130(cli: Cli, config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_: Path) -> None:
         raise KeyboardInterrupt

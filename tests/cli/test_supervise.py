@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
 from datastreamx.cli.output import Exit
-from datastreamx.cli.supervise import LiveLine, parse_limits
+from datastreamx.cli.supervise import LiveLine, leave_behind, parse_limits
+from datastreamx.clock import SystemClock
 from datastreamx.config import load_config
+from datastreamx.log import configure_logging
 from datastreamx.place import ORDINAL_VARIABLE
-from datastreamx.supervisor import Limits, status_path
+from datastreamx.supervisor import Limits, Supervisor, Verdict, status_path
 from datastreamx.supervisor.lock import alone
 from tests.cli.running import Cli
 
@@ -132,3 +136,97 @@ def test_live_line_fits_the_terminal_and_disappears(
     show(None)
     show(None)
     assert capsys.readouterr().err == "\r\x1b[K\r"
+
+
+# Leaving the store ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def logs() -> None:
+    """As the command line does it."""
+    configure_logging(json=False)
+
+
+@pytest.fixture
+def left(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Command lines of what was to leave a store."""
+    found: list[list[str]] = []
+    monkeypatch.setattr("datastreamx.cli.supervise.leave_behind", lambda argv, *_: found.append(argv))
+    return found
+
+
+def ends_with(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr(Supervisor, "run", lambda _: Verdict(code))
+
+
+@pytest.fixture
+def handing_over(config_file: Path, tmp_path: Path) -> Path:
+    """With a folder for what is handed over."""
+    text = config_file.read_text(encoding="utf-8")
+    config_file.write_text(f'{text}handover = "{tmp_path / "handover"}"\n', encoding="utf-8")
+    return config_file
+
+
+def test_flow_that_was_stopped_cleanly_leaves_its_store(
+    cli: Cli, handing_over: Path, left: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends_with(monkeypatch, 0)
+    assert cli("run", "ads", "--config", str(handing_over), "--json").code == 0
+    (argv,) = left
+    assert argv[3:] == ["leave", "ads", "--config", str(handing_over), "--ordinal", "0", "--json"]
+
+
+@pytest.mark.parametrize("code", [1, 137])
+def test_flow_that_failed_leaves_nothing(
+    cli: Cli, handing_over: Path, left: list[list[str]], monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    ends_with(monkeypatch, code)
+    assert cli("run", "ads", "--config", str(handing_over)).code == code
+    assert left == []
+
+
+def test_without_a_folder_nothing_is_left(
+    cli: Cli, config_file: Path, left: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends_with(monkeypatch, 0)
+    assert cli("run", "ads", "--config", str(config_file)).code == 0
+    assert left == []
+
+
+def test_failure_to_leave_a_store_is_logged_and_nothing_else(
+    cli: Cli, handing_over: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no store."""
+    ends_with(monkeypatch, 0)
+    ended = cli("run", "ads", "--config", str(handing_over))
+    assert ended.code == 0
+    assert "handover.failed" in ended.err
+    assert "exit code 1" in ended.err
+
+
+@pytest.mark.usefixtures("logs")
+def test_leaving_that_hangs_is_given_up(capfd: pytest.CaptureFixture[str]) -> None:
+    sleeper = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"]
+    leave_behind(sleeper, Limits(leaving_s=1.5, tick_s=0.5), SystemClock())
+    told = capfd.readouterr()
+    assert "handover.failed" in told.err
+    assert "not done after 1.5 s" in told.err
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(told.out), 0)
+
+
+@pytest.mark.usefixtures("logs")
+def test_second_request_to_end_gives_leaving_up(capfd: pytest.CaptureFixture[str]) -> None:
+    pid = os.getpid()
+    # The sleeper asks, so it surely runs: its parent is this process.
+    sleeper = [sys.executable, "-c", f"import os, signal, time; os.kill({pid}, signal.SIGTERM); time.sleep(600)"]
+    before = signal.getsignal(signal.SIGTERM)
+    leave_behind(sleeper, Limits(leaving_s=600), SystemClock())
+    assert "asked to end at once" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.usefixtures("logs")
+def test_program_that_cannot_be_started_leaves_nothing(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    leave_behind([str(tmp_path / "none")], Limits(), SystemClock())
+    assert "handover.failed" in capfd.readouterr().err

@@ -42,6 +42,8 @@ UNSET = {
     "bigquery.rest_endpoint",
     "bigquery.grpc_endpoint",
     "metrics.port",
+    "metrics.peers",
+    "recovery.handover",
 }
 
 

@@ -135,7 +135,8 @@ def defined_metrics() -> dict[str, str]:
         if isinstance(one, Counter | Gauge | Histogram)
         for family in one.describe()
     ]
-    supervisor = text_string_to_metric_families(exposition(View(looked_s=0.0), 0.0).decode())
+    view = View(looked_s=0.0, disk_free_bytes=0, disk_size_bytes=0)
+    supervisor = text_string_to_metric_families(exposition(view, 0.0).decode())
     return {
         family.name + ("_total" if family.type == "counter" else ""): family.type for family in [*worker, *supervisor]
     }

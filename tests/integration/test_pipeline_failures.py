@@ -109,6 +109,7 @@ def test_unreachable_broker_is_named_with_what_to_check(pipeline: Pipeline) -> N
     assert "Check kafka.bootstrap, kafka.security_protocol and the network; then start again" in error
 
 
+@pytest.mark.one_broker
 def test_file_that_was_written_only_half_is_refused(pipeline: Pipeline) -> None:
     text = pipeline.config_path.read_text(encoding="utf-8")
     pipeline.config_path.write_text(text[: text.index("rest_endpoint") + 20], encoding="utf-8")
@@ -118,6 +119,7 @@ def test_file_that_was_written_only_half_is_refused(pipeline: Pipeline) -> None:
     assert error.endswith("was it written only half?")
 
 
+@pytest.mark.one_broker
 def test_file_that_ends_between_sections_is_refused_with_all_that_is_missing(pipeline: Pipeline) -> None:
     text = pipeline.config_path.read_text(encoding="utf-8")
     pipeline.config_path.write_text(text[: text.index("[bigquery]")], encoding="utf-8")
@@ -130,6 +132,7 @@ def test_file_that_ends_between_sections_is_refused_with_all_that_is_missing(pip
     ]
 
 
+@pytest.mark.one_broker
 def test_table_without_partitioning_is_refused_with_a_remedy(pipeline: Pipeline) -> None:
     pipeline.apply()
     name = f"{pipeline.config.bigquery.project}.{pipeline.config.bigquery.dataset}.{BIDS.name}"
@@ -141,6 +144,7 @@ def test_table_without_partitioning_is_refused_with_a_remedy(pipeline: Pipeline)
     assert f"{name}: does not require a partition filter; run `bq update --require_partition_filter {name}`" in error
 
 
+@pytest.mark.one_broker
 @pytest.mark.parametrize(
     ("old", "new", "name", "told"),
     [
@@ -158,6 +162,7 @@ def test_store_of_another_configuration_is_refused(
     assert [words for words in (*told, "back") if words not in error] == []
 
 
+@pytest.mark.one_broker
 def test_other_number_of_partitions_is_refused(stopped: Pipeline) -> None:
     with edited(stopped, "\npartitions = 4", "\npartitions = 8"):
         code, error = last_words(stopped, "ads")
@@ -165,6 +170,7 @@ def test_other_number_of_partitions_is_refused(stopped: Pipeline) -> None:
     assert "made for events.partitions = 4, which is 8 now and is fixed for ever: change it back" in error
 
 
+@pytest.mark.one_broker
 def test_damaged_store_is_set_aside_and_refused_until_somebody_decides(stopped: Pipeline, tmp_path: Path) -> None:
     shutil.copytree(stopped.directory / "recovery", tmp_path, dirs_exist_ok=True)
     store = tmp_path / "ads-0"
@@ -208,6 +214,7 @@ def tiny_disk(directory: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
+@pytest.mark.one_broker
 def test_store_that_finds_no_room_is_told_and_leaves_no_half_store(pipeline: Pipeline) -> None:
     with (
         tiny_disk(pipeline.directory / "disk", "32k") as disk,
@@ -220,6 +227,7 @@ def test_store_that_finds_no_room_is_told_and_leaves_no_half_store(pipeline: Pip
         assert [path for path in disk.iterdir() if path.is_dir()] == []
 
 
+@pytest.mark.one_broker
 def test_flow_whose_disk_fills_up_stops_and_goes_on_without_loss_once_there_is_room(pipeline: Pipeline) -> None:
     apply_topics(pipeline.config)
     topic, partitions = pipeline.config.topics.events, pipeline.config.events.partitions

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -243,6 +244,26 @@ def test_health_of_a_worker_that_works(tmp_path: Path) -> None:
             assert body.pop("report_age_ms") < 30_000
             assert body == {"ok": True, "stage": "running", "lag_records": 0, "lag_ms": 0}
         assert one.get_json("/")[0] == 404
+
+
+def test_status_over_http_is_the_status_file(tmp_path: Path) -> None:
+    with supervised(tmp_path, "well", listen=True) as one:
+        begun_ms = one.until(lambda status: status.snapshot_ms is not None, "a snapshot is durable").since_ms
+        code, body = one.get_json("/status")
+        told = msgspec.convert(body, Status)
+        assert code == 200
+        assert (told.flow, told.store, told.stage, told.unready) == ("ads", "ads-0", "running", None)
+        assert told.version == version("datastreamx")
+        assert told.snapshot_ms is not None
+        assert begun_ms - 50 <= told.snapshot_ms <= told.at_ms
+        # Both are made at once: of the two answers around a look at the file, one is the file's or lies round it.
+        found = one.status
+        assert found is not None
+        later = msgspec.convert(one.get_json("/status")[1], Status)
+        assert told.at_ms <= found.at_ms <= later.at_ms
+        assert msgspec.structs.replace(found, at_ms=0, report_age_ms=0, since_ms=0, snapshot_ms=0) == (
+            msgspec.structs.replace(later, at_ms=0, report_age_ms=0, since_ms=0, snapshot_ms=0)
+        )
 
 
 def test_health_of_a_worker_that_starts_tells_what_it_does(tmp_path: Path) -> None:

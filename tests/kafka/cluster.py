@@ -56,14 +56,21 @@ class KafkaCluster:
         nodes: One (replication factor 1) or three (replication factor 3, `min.insync.replicas` 2).
         directory: Holds `node-<id>/` with the settings, the log and the data of each node; made if missing.
         advertised_ports: By node: the loopback port to which clients are sent, if something stands in between.
+        host: Address of this machine on which clients are served.
 
     Raises:
         CrashError: Java or Maven is missing, or the server's jars cannot be resolved.
     """
 
     def __init__(
-        self, *, nodes: Literal[1, 3], directory: Path, advertised_ports: Mapping[int, int] | None = None
+        self,
+        *,
+        nodes: Literal[1, 3],
+        directory: Path,
+        advertised_ports: Mapping[int, int] | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
+        self._host = host
         java = find_java()
         jars = resolve_jars(Path(__file__).parent)
         self._directory = directory.resolve()
@@ -109,12 +116,12 @@ class KafkaCluster:
     @property
     def bootstrap(self) -> str:
         """The value of `bootstrap.servers`; it names every node and never changes."""
-        return ",".join(f"127.0.0.1:{ports.advertised or ports.broker}" for ports in self._ports.values())
+        return ",".join(f"{self._host}:{ports.advertised or ports.broker}" for ports in self._ports.values())
 
     @property
     def listeners(self) -> list[str]:
         """`host:port` on which each node listens, by rising node id."""
-        return [f"127.0.0.1:{ports.broker}" for ports in self._ports.values()]
+        return [f"{self._host}:{ports.broker}" for ports in self._ports.values()]
 
     @property
     def running(self) -> dict[int, int]:
@@ -225,7 +232,7 @@ class KafkaCluster:
 
     def _launch(self, node: int) -> None:
         broker = self._brokers[node]
-        broker.start(server_properties(node, self._ports, broker.data_directory))
+        broker.start(server_properties(node, self._ports, broker.data_directory, self._host))
 
     def _reserve_port(self) -> int:
         """Bind a free port and hold it, without listening, for as long as the cluster lives.
@@ -236,7 +243,7 @@ class KafkaCluster:
         held = socket.socket()
         self._sockets.append(held)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind(("127.0.0.1", 0))
+        held.bind((self._host, 0))
         return int(held.getsockname()[1])
 
     def _metadata(self, topic: str | None = None) -> ClusterMetadata | None:

@@ -29,13 +29,14 @@ def replication_factor(nodes: int) -> int:
     return min(3, nodes)
 
 
-def server_properties(node_id: int, ports: dict[int, Ports], log_directory: Path) -> str:
+def server_properties(node_id: int, ports: dict[int, Ports], log_directory: Path, host: str = "127.0.0.1") -> str:
     """Render the `server.properties` of a combined broker and controller.
 
     Args:
         node_id: The node that this is for, a key of `ports`.
         ports: Every node of the cluster by its id; all of them vote.
         log_directory: Where this node keeps its records and the metadata log.
+        host: Address of this machine on which clients and other brokers are served.
     """
     replicas = replication_factor(len(ports))
     # Two of three: writes survive the loss of one node, and no acknowledged record hangs on a single one.
@@ -44,8 +45,8 @@ def server_properties(node_id: int, ports: dict[int, Ports], log_directory: Path
     settings: dict[str, object] = {
         "node.id": node_id,
         "process.roles": "broker,controller",
-        "listeners": f"BROKER://127.0.0.1:{own.broker},CONTROLLER://127.0.0.1:{own.controller}",
-        "advertised.listeners": f"BROKER://127.0.0.1:{own.advertised or own.broker}",
+        "listeners": f"BROKER://{host}:{own.broker},CONTROLLER://127.0.0.1:{own.controller}",
+        "advertised.listeners": f"BROKER://{host}:{own.advertised or own.broker}",
         "inter.broker.listener.name": "BROKER",
         "controller.listener.names": "CONTROLLER",
         "listener.security.protocol.map": "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",

@@ -110,6 +110,14 @@ def test_replication_follows_the_number_of_nodes(nodes: int, replicas: int, in_s
     assert settings["message.max.bytes"] == settings["replica.fetch.max.bytes"] == "10485760"
 
 
+def test_clients_are_served_on_the_address_that_was_given() -> None:
+    text = server_properties(1, {1: Ports(9_001, 9_101)}, Path("/data"), "10.1.2.3")
+
+    settings = dict(line.split("=", 1) for line in text.splitlines())
+    assert settings["advertised.listeners"] == "BROKER://10.1.2.3:9001"
+    assert settings["listeners"] == "BROKER://10.1.2.3:9001,CONTROLLER://127.0.0.1:9101"
+
+
 def write_script(path: Path, command: str) -> Path:
     path.write_text(f"#!/bin/sh\n{command}\n")
     path.chmod(0o755)

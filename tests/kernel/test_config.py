@@ -93,7 +93,7 @@ def test_unknown_key_is_answered_with_the_nearest_known_one() -> None:
 
 
 def test_unknown_key_that_resembles_none_is_answered_with_all() -> None:
-    assert the_problem(CONFIG_TEXT + "[metrics]\nzzz = 4") == "metrics.zzz: unknown key; known are host, port"
+    assert the_problem(CONFIG_TEXT + "[metrics]\nzzz = 4") == "metrics.zzz: unknown key; known are host, peers, port"
 
 
 def test_missing_file_is_reported_with_its_path_and_the_option(tmp_path: Path) -> None:
@@ -286,6 +286,42 @@ _SASL = '[kafka]\nsecurity_protocol = "sasl_ssl"\n'
 )
 def test_values_that_contradict_each_other_are_refused(change: Callable[[str], str], expected: str) -> None:
     assert expected in the_problem(change(CONFIG_TEXT))
+
+
+@pytest.mark.parametrize(
+    ("peers", "expected"),
+    [
+        ("http://{flow}-{ordinal}.{flow}:9090", None),
+        ("https://[fd00::{ordinal}]:9090", "needs {flow} and {ordinal}"),
+        ("http://{flow}:9090", "needs {flow} and {ordinal}"),
+        ("http://{flow}-{ordinal}-{zone}:9090", "knows no other placeholders"),
+        ("http://{flow}-{ordinal:03d}:9090", "knows no other placeholders"),
+        ("http://{flow}-{ordinal!r}:9090", "knows no other placeholders"),
+        ("http://{}-{}:9090", "knows no other placeholders"),
+        ("http://{flow-{ordinal}:9090", "metrics.peers"),
+        ("http://{flow}-{ordinal}", "no http or https address of a host and a port"),
+        ("http://{flow}-{ordinal}:9090/", "with nothing else"),
+        ("http://{flow}-{ordinal}:9090?x", "with nothing else"),
+        ("http://{flow}-{ordinal}:{ordinal}x", "with nothing else"),
+        ("http://me:secret@{flow}-{ordinal}:9090", "with nothing else"),
+        ("ftp://{flow}-{ordinal}:9090", "no http or https address"),
+        ("{flow}-{ordinal}:9090", "no http or https address"),
+    ],
+)
+def test_peers_are_asked_at_an_address_for_each_flow_and_ordinal(peers: str, expected: str | None) -> None:
+    text = f'{CONFIG_TEXT}[metrics]\nport = 9090\npeers = "{peers}"\n'
+    if expected is None:
+        assert parse_config(text).metrics.peers == peers
+    else:
+        problem = the_problem(text)
+        assert expected in problem
+        assert 'write for example "http://{flow}-{ordinal}.{flow}:9090"' in problem
+
+
+@pytest.mark.parametrize("port", ["", "port = 0"])
+def test_peers_without_a_fixed_port_could_never_be_asked(port: str) -> None:
+    text = f'{CONFIG_TEXT}[metrics]\n{port}\npeers = "http://{{flow}}-{{ordinal}}:9090"\n'
+    assert "metrics.peers needs a fixed metrics.port" in the_problem(text)
 
 
 @pytest.mark.parametrize("key", OWNED_LIBRDKAFKA_KEYS)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from http import HTTPStatus
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from datastreamx.pulse import Report
 from datastreamx.supervisor.limits import Limits
 from datastreamx.supervisor.lock import alone
 from datastreamx.supervisor.metrics import exposition
+from datastreamx.supervisor.panel import Panel
 from datastreamx.supervisor.readiness import CatchUp, Readiness
 from datastreamx.supervisor.restarts import Restarts
 from datastreamx.supervisor.server import Answers
@@ -237,7 +239,8 @@ def test_person_who_waits_is_told_what_for(found: View, line: str | None) -> Non
 
 
 def test_metrics_tell_restarts_by_reason_and_the_age_of_the_last_report() -> None:
-    text = exposition(view(restarts=(("hang", 2),), recent_failures=2), 101.5).decode()
+    found = view(restarts=(("hang", 2),), recent_failures=2, processes=4, disk_free_bytes=2_000, disk_size_bytes=10_000)
+    text = exposition(found, 101.5).decode()
     for line in (
         'datastreamx_worker_restarts_total{reason="hang"} 2.0',
         'datastreamx_worker_restarts_total{reason="error"} 0.0',
@@ -246,6 +249,10 @@ def test_metrics_tell_restarts_by_reason_and_the_age_of_the_last_report() -> Non
         "datastreamx_worker_ready 1.0",
         "datastreamx_worker_report_age_seconds 2.0",
         "datastreamx_worker_recent_failures 2.0",
+        f"datastreamx_epochs_total {found.report.epochs if found.report else None}.0",
+        "datastreamx_processes 4.0",
+        "datastreamx_recovery_free_bytes 2000.0",
+        "datastreamx_recovery_size_bytes 10000.0",
     ):
         assert f"{line}\n" in text
     gone = exposition(replace(view(), pid=None, unready="the worker has ended"), 101.5).decode()
@@ -288,10 +295,32 @@ def test_metrics_of_the_worker_are_passed_on_past_any_proxy_or_left_out(
     monkeypatch.delenv("NO_PROXY", raising=False)
     with worker_that_answers(reply) as address:
         found = view(report=msgspec.structs.replace(running(), metrics=address))
-        status, _, body = Answers(lambda: found, LIMITS, ManualClock()).answer("/metrics")
-    assert status == HTTPStatus.OK
+        code, _, body = Answers(lambda: found, status, LIMITS, ManualClock()).answer("/metrics")
+    assert code == HTTPStatus.OK
     assert (b"worker_is 1\n" in body) is is_passed_on
     assert b"datastreamx_worker_up 1.0\n" in body
+
+
+def test_supervisor_that_hangs_goes_on_telling_its_last_status(tmp_path: Path) -> None:
+    clock = ManualClock()
+    panel = Panel("ads", "ads-3", tmp_path, limits=LIMITS, clock=clock, show=lambda _: None)
+    answers = Answers(lambda: panel.view, lambda: panel.status, LIMITS, clock)
+    panel.update(stage="running", pid=7)
+    panel.publish_if_due()
+    looked_ms = clock.now_ms()
+    clock.advance(20_000)
+    code, kind, body = answers.answer("/status?x=1")
+    told = msgspec.json.decode(body, type=Status)
+    assert (code, kind, told.at_ms, told.stage, told.pid) == (
+        HTTPStatus.OK,
+        "application/json",
+        looked_ms,
+        "running",
+        7,
+    )
+    assert told == read_status(status_path(tmp_path, "ads-3"))
+    panel.publish_if_due()
+    assert msgspec.json.decode(answers.answer("/status")[2], type=Status).at_ms == looked_ms + 20_000
 
 
 # One per place
@@ -319,7 +348,8 @@ def test_holder_whose_number_found_no_room_is_another_process(tmp_path: Path) ->
 
 def status() -> Status:
     last = Exit(at_ms=5, code=-9, reason="signal")
-    return status_of("ads", "ads-3", view(restarts=(("signal", 1),), last_exit=last), 1_000_000, 100.0)
+    found = view(restarts=(("signal", 1),), last_exit=last, snapshot_s=98.5)
+    return status_of("ads", "ads-3", found, 1_000_000, 100.0)
 
 
 def test_status_file_says_it_all_in_wall_clock_time(tmp_path: Path) -> None:
@@ -335,6 +365,7 @@ def test_status_file_says_it_all_in_wall_clock_time(tmp_path: Path) -> None:
         12,
         1,
     )
+    assert (found.snapshot_ms, found.version) == (998_500, version("datastreamx"))
     assert [one.name for one in path.parent.iterdir()] == [path.name]
 
 
@@ -344,6 +375,16 @@ def test_status_of_nobody_or_of_another_release_is_none(tmp_path: Path, text: by
     assert read_status(path) is None
     path.write_bytes(text)
     assert read_status(path) is None
+
+
+def test_status_of_an_older_release_is_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "ads-0.status.json"
+    path.write_text(
+        '{"flow": "ads", "store": "ads-0", "at_ms": 1, "supervisor_pid": 2, "stage": "running", "since_ms": 0}'
+    )
+    found = read_status(path)
+    assert found is not None
+    assert (found.version, found.snapshot_ms) == ("", None)
 
 
 def test_status_that_finds_no_room_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -71,6 +71,14 @@ def test_every_ad_of_a_break_has_notices_of_its_own() -> None:
     with_server("simple", NOTICES_ON, story)
 
 
+def test_addresses_name_the_origin_that_clients_can_reach() -> None:
+    async def story(client: Client) -> None:
+        (offer,) = await client.offers()
+        assert {url.partition("/notice")[0] for url in offer.notices.values()} == {"http://ads.example.com:8080"}
+
+    with_server("simple", in_mode("ok", notices=True, notice_origin="http://ads.example.com:8080"), story)
+
+
 def test_no_addresses_unless_notices_are_on() -> None:
     async def story(client: Client) -> None:
         assert (await client.offers())[0].notices == {}

@@ -17,12 +17,14 @@ def render(report: RescaleReport) -> list[RenderableType]:
     lines: list[RenderableType] = []
     if report.before:
         lines += [Text("Found", "bold"), _stores(report.before)]
-    if report.state != "nothing":
+    if report.after:
         lines += [Text("Planned" if report.state == "planned" else "Now", "bold"), _stores(report.after)]
     lines += [Text(f"{flow}: no recovery store here, nothing to share out") for flow in report.flows_without_store]
     if report.set_aside is not None:
         lines.append(Text(f"The old stores are in {report.set_aside}. Delete them when the flows have run well."))
     lines.append(Text(_SUMMARY[report.state]))
+    if report.handed_over is not None:
+        lines.append(Text(f"They wait in {report.handed_over}; `datastreamx prepare` takes each to its place."))
     if report.state != "planned":
         lines.append(Text(f"Now set {_setting(report)} in the configuration, then start every process of each flow."))
     return lines

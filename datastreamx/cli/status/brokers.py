@@ -41,7 +41,12 @@ def flow_groups(config: Config) -> dict[str, str]:
     names = ["ads", "warehouse"]
     if any(aggregator.notices for aggregator in config.aggregators):
         names.append("notices")
-    return {name: f"datastreamx-{name}" for name in names}
+    return {name: group_of(name) for name in names}
+
+
+def group_of(flow: str) -> str:
+    """Group under which the source of a flow displays its offsets."""
+    return f"datastreamx-{flow}"
 
 
 def ask_brokers(config: Config, clock: Clock) -> KafkaStatus:

@@ -6,24 +6,21 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from datastreamx.cli.format import cpm, duration, plural, size
-from datastreamx.cli.status.report import (
-    FlowStatus,
-    Lag,
-    LastDecision,
-    ProcessStatus,
-    Status,
-    diagnose,
-    ended,
-    is_heard_of,
-    total_lag,
-)
+from datastreamx.cli.status.cells import ended, is_heard_of
+from datastreamx.cli.status.render_cells import render_cells
+from datastreamx.cli.status.report import FlowStatus, Lag, LastDecision, ProcessStatus, Status, diagnose, total_lag
 from datastreamx.cli.terminal import indented, table
 
 UNKNOWN = "unknown"
 
 
-def render(status: Status) -> list[RenderableType]:
-    """Flows, their lag per partition, tables and what deserves attention."""
+def render(status: Status, *, all_cells: bool = False) -> list[RenderableType]:
+    """Flows, their processes and lags, tables and what deserves attention.
+
+    Args:
+        status: What was found.
+        all_cells: Of a deployment show all processes and partitions, not only the processes that are not well.
+    """
     parts: list[RenderableType] = [_heading("Kafka", status.kafka.address, status.kafka.problem)]
     if status.kafka.problem is None:
         newest_ms = status.kafka.newest_event_ms
@@ -32,7 +29,7 @@ def render(status: Status) -> list[RenderableType]:
             Text(f"  last decision  {_decision(status.at_ms, status.kafka.last_decision)}"),
         ]
     for flow in status.flows:
-        parts += _flow(status, flow)
+        parts += _flow(status, flow, all_cells=all_cells)
     bigquery = status.bigquery
     parts += [Text(), _heading("BigQuery", bigquery.address, bigquery.problem)]
     if bigquery.decisions_per_minute is not None and bigquery.wins_per_minute is not None:
@@ -52,15 +49,19 @@ def _heading(name: str, address: str, problem: str | None) -> Text:
     return Text.assemble((name, "bold"), f" {address}", ("" if problem is None else f"\n  ! {problem}", "red"))
 
 
-def _flow(status: Status, flow: FlowStatus) -> list[RenderableType]:
+def _flow(status: Status, flow: FlowStatus, *, all_cells: bool) -> list[RenderableType]:
     lag = total_lag(flow.lags)
     behind = f"lag {UNKNOWN if lag is None else f'{lag:,}'}" if flow.lags else f"lag {UNKNOWN}"
     parts: list[RenderableType] = [
         Text(),
         Text.assemble((f"Flow {flow.name}", "bold"), f"  {behind}"),
-        *(Text(f"  {one.name}  {_process(status.at_ms, one)}") for one in flow.processes),
+        *(render_cells(flow.cells, all_of_them=all_cells) if flow.cells else ()),
+        *(Text(f"  {one.name}  {_process(status.at_ms, one)}") for one in flow.local),
     ]
-    if flow.lags:
+    if flow.lags and flow.cells and not all_cells:
+        worst = max(flow.lags, key=lambda lag: (lag.records is None, lag.records or 0))
+        parts.append(Text(f"  largest lag {_lag(worst)}, in {worst.topic}[{worst.partition}]"))
+    elif flow.lags:
         rows = table(
             "Topic", "Partition", "Read up to", "End", "Lag", numbers=("Partition", "Read up to", "End", "Lag")
         )

@@ -5,23 +5,22 @@ from __future__ import annotations
 import msgspec
 
 from datastreamx.cli.format import duration, plural
-from datastreamx.cli.output import Exit as ExitCode
+from datastreamx.cli.output import Exit
+from datastreamx.cli.status.cells import (
+    FLAPPING,
+    STALE_STORE_MS,
+    Cell,
+    cell_notes,
+    ended,
+    is_heard_of,
+    is_silent,
+    trouble,
+    version_note,
+    versions,
+)
 from datastreamx.supervisor import Status as Supervision
-from datastreamx.supervisor.view import Exit
-
-STALE_STORE_MS = 60_000
-"""A running flow writes a snapshot each `recovery.epoch_ms`, at most a minute."""
 
 STALE_WAREHOUSE_MS = 60_000
-
-STALE_SUPERVISOR_MS = 10_000
-"""A supervisor writes once a second."""
-
-SILENT_WORKER_MS = 5_000
-"""A running worker reports twice a second."""
-
-FLAPPING = 2
-"""So many failures at a time are no accident."""
 
 
 class Lag(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,12 +74,25 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FlowStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the flows; its lags are those of all its processes, wherever they run."""
+    """One of the flows.
+
+    Attributes:
+        lags: Those of all its processes, wherever they run.
+        processes: Those that left a trace on this machine.
+        cells: All of them, asked at `metrics.peers`; empty if that is unset.
+    """
 
     name: str
     group: str
     lags: list[Lag]
     processes: list[ProcessStatus]
+    cells: list[Cell] = []
+
+    @property
+    def local(self) -> list[ProcessStatus]:
+        """Processes of which only this machine tells something: the others have answered for themselves."""
+        answered = {cell.name for cell in self.cells if cell.supervisor is not None}
+        return [one for one in self.processes if one.name not in answered or one.refusal is not None]
 
 
 class LastDecision(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,13 +184,18 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     flows: list[FlowStatus]
     replacing: str | None = None
 
+    @property
+    def cells(self) -> list[Cell]:
+        """Of all flows."""
+        return [cell for flow in self.flows for cell in flow.cells]
 
-def exit_code(status: Status) -> ExitCode:
+
+def exit_code(status: Status) -> Exit:
     """Unreachable before unusable; a lag is no failure."""
     systems = (status.kafka, status.bigquery)
-    if any(system.is_unreachable for system in systems):
-        return ExitCode.UNREACHABLE
-    return ExitCode.FAILED if any(system.problem is not None for system in systems) else ExitCode.OK
+    if any(system.is_unreachable for system in systems) or any(cell.supervisor is None for cell in status.cells):
+        return Exit.UNREACHABLE
+    return Exit.FAILED if any(system.problem is not None for system in systems) else Exit.OK
 
 
 def diagnose(status: Status) -> list[str]:
@@ -186,6 +203,8 @@ def diagnose(status: Status) -> list[str]:
     # First: as long as it lasts, nothing else that is advised here can be done.
     notes = [] if status.replacing is None else [f"{status.replacing}; no flow starts before"]
     notes += [note for flow in status.flows for note in _flow_notes(status, flow)]
+    mixed = version_note(status.cells)
+    notes += [] if mixed is None else [mixed]
     last = status.kafka.last_decision
     landed = next((table.newest_ms for table in status.bigquery.tables if table.name == "ad_decisions"), None)
     if last is not None and status.bigquery.problem is None:
@@ -209,11 +228,6 @@ def _dead_letters_note(at_ms: int, held: int, reasons: list[DeadLetterReason]) -
     return f"{head}{of}: {told}"
 
 
-def is_heard_of(at_ms: int, supervisor: Supervision) -> bool:
-    """Whether a supervisor wrote lately, and so lives."""
-    return at_ms - supervisor.at_ms <= STALE_SUPERVISOR_MS
-
-
 def _flow_notes(status: Status, flow: FlowStatus) -> list[str]:
     notes = []
     if flow.lags and all(lag.committed is None for lag in flow.lags):
@@ -224,7 +238,8 @@ def _flow_notes(status: Status, flow: FlowStatus) -> list[str]:
         notes.append(
             f"{flow.name} has read further than {', '.join(exact)} reaches: the topic was made anew, or lost records"
         )
-    return [*notes, *(note for one in flow.processes for note in _process_notes(status.at_ms, flow.name, one))]
+    notes += cell_notes(flow.name, flow.cells)
+    return [*notes, *(note for one in flow.local for note in _process_notes(status.at_ms, flow.name, one))]
 
 
 def _process_notes(at_ms: int, flow: str, process: ProcessStatus) -> list[str]:
@@ -250,9 +265,9 @@ def _process_notes(at_ms: int, flow: str, process: ProcessStatus) -> list[str]:
     if supervisor.recent_failures >= FLAPPING:
         how = ended(supervisor.last_exit)
         notes.append(f"{name} fails again and again, {supervisor.recent_failures} times lately; the last time {how}")
-    age_ms = supervisor.report_age_ms
-    if supervisor.stage == "running" and age_ms is not None and age_ms > SILENT_WORKER_MS:
-        notes.append(f"the worker of {name} has been silent for {duration(age_ms)}: it hangs, or its machine does")
+    if is_silent(supervisor):
+        silent = duration(supervisor.report_age_ms or 0)
+        notes.append(f"the worker of {name} has been silent for {silent}: it hangs, or its machine does")
     return notes or (_store_notes(at_ms, process) if supervisor.stage == "running" else [])
 
 
@@ -261,17 +276,6 @@ def _store_notes(at_ms: int, process: ProcessStatus) -> list[str]:
     if written_ms is None or at_ms - written_ms <= STALE_STORE_MS:
         return []
     return [f"{process.name} wrote its last snapshot here {_ago(at_ms, written_ms)}: is it running?"]
-
-
-def ended(exit_: Exit | None) -> str:
-    """How a worker ended, in words."""
-    if exit_ is None:
-        return "it never ran"
-    if exit_.reason == "hang":
-        return "it hung and was killed"
-    if exit_.code < 0:
-        return f"it was killed by signal {-exit_.code}"
-    return f"it ended with code {exit_.code}"
 
 
 def _ago(at_ms: int, then_ms: int) -> str:
@@ -290,6 +294,7 @@ def as_json(status: Status) -> dict[str, object]:
                 {**msgspec.to_builtins(one), "snapshot_age_ms": _age(status.at_ms, one.store.written_ms)}
                 for one in flow.processes
             ],
+            "cells": [_cell(cell) for cell in flow.cells],
         }
         for flow in status.flows
     ]
@@ -301,7 +306,23 @@ def as_json(status: Status) -> dict[str, object]:
         for table in status.bigquery.tables
     ]
     bigquery = {**msgspec.to_builtins(status.bigquery), "tables": tables}
-    return {**plain, "kafka": kafka, "bigquery": bigquery, "flows": flows, "notes": diagnose(status)}
+    return {
+        **plain,
+        "kafka": kafka,
+        "bigquery": bigquery,
+        "flows": flows,
+        "versions": versions(status.cells),
+        "notes": diagnose(status),
+    }
+
+
+def _cell(cell: Cell) -> dict[str, object]:
+    what = trouble(cell)
+    return {
+        **msgspec.to_builtins(cell),
+        "snapshot_age_ms": cell.snapshot_age_ms,
+        "trouble": None if what is None else msgspec.to_builtins(what),
+    }
 
 
 def total_lag(lags: list[Lag]) -> int | None:

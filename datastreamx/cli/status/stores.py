@@ -16,12 +16,12 @@ from flows.recovery.quarantine import Refusal, refusal_file
 from flows.recovery.swap import unfinished_rescale
 
 
-def look_at_processes(recovery: Path, flow: str, expected: str) -> list[ProcessStatus]:
-    """All cells or cluster processes of `flow` that have left a trace here; `expected`, without one, if none has."""
+def look_at_processes(recovery: Path, flow: str, expected: str | None) -> list[ProcessStatus]:
+    """All cells or cluster processes of `flow` that have left a trace here; if none has, `expected` without one."""
     pattern = re.compile(rf"{re.escape(flow)}-(\d+|cluster|cluster-peer-\d+)")
     names = {path.name.removesuffix(SUFFIX) for path in recovery.glob(f"{flow}-*")}
     found = sorted((name for name in names if pattern.fullmatch(name)), key=_in_order)
-    return [look_at_process(recovery, name) for name in found or [expected]]
+    return [look_at_process(recovery, name) for name in found or ([] if expected is None else [expected])]
 
 
 def look_at_process(recovery: Path, name: str) -> ProcessStatus:

@@ -1,0 +1,1 @@
+"""`datastreamx forget`: erase what the tables hold about a box, and tell what else there is of it."""

@@ -1,0 +1,1 @@
+"""`datastreamx snapshot-volumes`: snapshots of the recovery volumes on Kubernetes."""
