@@ -8,25 +8,33 @@ INSTALLED := $(VENV)/.installed
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := tour
-.PHONY: tour demo test test-campaigns test-kafka chaos simulate bench check format lock image sbom audit schemas clean
+.PHONY: tour demo test test-campaigns test-kafka k8s-test chaos simulate bench check format lock image sbom audit schemas clean
 
 tour: ## Show this tour
 	@echo "DatastreamX: make TARGET, where TARGET is one of"
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## Run everything on this machine: boxes, aggregators, broker, BigQuery, all flows
 	@$(BIN)/datastreamx demo $(ARGS)
 
 # Pure tests share the cores; what talks to real processes has them to itself. 5: ARGS has chosen none.
 test: $(INSTALLED) ## Run all tests that need nothing but Python (under 10 minutes)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not (kafka or integration or demo or campaign)" $(ARGS) || [ $$? = 5 ]
-	@$(BIN)/python -m pytest -m "(integration or demo) and not (kafka or campaign)" $(ARGS) || [ $$? = 5 ]
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/k8s \
+		-m "not (kafka or integration or demo or campaign)" $(ARGS) || [ $$? = 5 ]
+	@$(BIN)/python -m pytest --ignore tests/k8s -m "(integration or demo) and not (kafka or campaign)" $(ARGS) || [ $$? = 5 ]
 
 test-campaigns: $(INSTALLED) ## Run small fault campaigns on real processes, and one for each planted bug
-	@$(BIN)/python -m pytest -m campaign $(ARGS)
+	@$(BIN)/python -m pytest --ignore tests/k8s -m campaign $(ARGS)
 
 test-kafka: $(INSTALLED) ## Run the integration suite on Apache Kafka (needs Java 17 and Maven)
-	@DATASTREAMX_TEST_BROKER=kafka $(BIN)/python -m pytest -m "kafka or integration" $(ARGS)
+	@DATASTREAMX_TEST_BROKER=kafka $(BIN)/python -m pytest --ignore tests/k8s -m "kafka or integration" $(ARGS)
+
+# What only reads shares the cores; what runs pods, images and API servers has them to itself.
+k8s-test: $(INSTALLED) ## Check all of k8s/ and the image, on a real API server and as real processes (needs root, Go 1.26)
+	@$(BIN)/python -m tests.k8s.tools
+	@$(BIN)/python -m tests.k8s.terraform
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not (apiserver or podlet or image)" tests/k8s $(ARGS) || [ $$? = 5 ]
+	@$(BIN)/python -m pytest -m "apiserver or podlet or image" tests/k8s $(ARGS) || [ $$? = 5 ]
 
 chaos: $(INSTALLED) ## Kill real processes under real faults: make chaos KILLS=20 SEED=1 MODE=cells BROKER=tansu
 	@$(BIN)/python -m tests.chaos --kills $(or $(KILLS),20) --seed $(or $(SEED),1) --mode $(or $(MODE),cells) \
