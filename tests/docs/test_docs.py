@@ -36,7 +36,7 @@ AUCTION = (ROOT / "docs" / "auction.md").read_text(encoding="utf-8")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`\n]+)`")
-_COMMAND = re.compile(r"(?:^|[\s/])datastreamx ([a-z]+)(?: (ads|warehouse|notices|test|list)\b)?", re.MULTILINE)
+_COMMAND = re.compile(r"(?:^|[\s/])datastreamx ([a-z][a-z-]*)(?: (ads|warehouse|notices|test|list)\b)?", re.MULTILINE)
 _PROOF = re.compile(r"\[`(test_\w+)`\]\(([^)\s]+)\)")
 _TOP_LEVEL = {path.name for path in ROOT.iterdir()}
 

@@ -10,6 +10,8 @@ from tests.k8s.image.locks import read_lock
 from tests.k8s.image.sbom import LOCK, Bill, SbomError, below, bill_of_materials, of_lock, problem_of
 from tests.k8s.tally import Tally
 
+pytestmark = pytest.mark.timeout(900)
+
 LOCKED = read_lock(LOCK)
 
 
@@ -65,7 +67,6 @@ def test_no_bill_is_written_of_what_is_not_installed(bill: Bill) -> None:
 
 
 @pytest.mark.image
-@pytest.mark.timeout(900)
 def test_bill_of_an_image_lists_its_debian_packages_and_its_interpreter(built: Built, tally: Tally) -> None:
     components = below(built.name)
     assert problem_of(document(*components)) is None

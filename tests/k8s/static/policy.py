@@ -1,5 +1,9 @@
 """What checkov, kube-score and hadolint object to, and what of it stands with a reason in k8s/policy/exceptions.yaml.
 
+kube-linter is not among them: its module is not to be had through the Go module proxy. kube-score makes most of its
+checks, and the contract the others: dangling selectors, accounts that do not exist, ports of probes, secrets in
+variables, tokens, what becomes of finished Jobs.
+
 The tools run without any list of their own of what to skip: all that they find is compared with the exceptions, so that
 one that explains nothing any more is found, too.
 """

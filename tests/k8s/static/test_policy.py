@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.k8s.render import ENVIRONMENTS, K8S, ROOT, Resource
+from tests.k8s.render import ENVIRONMENTS, K8S, ROOT, Resource, identity
 from tests.k8s.static.environments import deployed
 from tests.k8s.static.policy import (
     ON_MANIFESTS,
@@ -19,6 +19,7 @@ from tests.k8s.static.policy import (
     judge,
     kube_score,
 )
+from tests.k8s.static.workloads import workloads
 from tests.k8s.tally import Tally
 
 pytestmark = pytest.mark.k8s
@@ -81,42 +82,26 @@ def test_objection_without_an_answer_is_found_and_so_is_an_answer_without_an_obj
     ]
 
 
-def _privileged(container: Resource) -> None:
-    container["securityContext"]["privileged"] = True
-
-
-def _writable(container: Resource) -> None:
-    container["securityContext"]["readOnlyRootFilesystem"] = False
-
-
-def _untagged(container: Resource) -> None:
-    container["image"] = "datastreamx"
-
-
-def _unlimited(container: Resource) -> None:
-    del container["resources"]
-
-
-@pytest.mark.parametrize(
-    ("mistake", "by_checkov", "by_kube_score"),
-    [
-        (_privileged, "CKV_K8S_16", "container-security-context-privileged"),
-        (_writable, "CKV_K8S_22", "container-security-context-readonlyrootfilesystem"),
-        (_untagged, "CKV_K8S_14", "container-image-tag"),
-        (_unlimited, "CKV_K8S_13", "container-ephemeral-storage-request-and-limit"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else value.__name__.strip("_"),
-)
-def test_mistake_in_a_container_is_an_objection(
-    mistake: object, by_checkov: str, by_kube_score: str, tmp_path: Path
-) -> None:
+def test_mistakes_in_containers_are_objections(tmp_path: Path) -> None:
     resources = deployed("prod")
-    ads = next(one for one in resources if one["kind"] == "StatefulSet" and one["metadata"]["name"] == "ads")
-    assert callable(mistake)
-    mistake(ads["spec"]["template"]["spec"]["containers"][0])
+    container = {identity(one.owner): one.spec["containers"][0] for one in workloads(resources)}
+    container["StatefulSet/ads"]["securityContext"]["privileged"] = True
+    container["StatefulSet/warehouse"]["securityContext"]["readOnlyRootFilesystem"] = False
+    container["StatefulSet/notices"]["image"] = "datastreamx"
+    del container["Job/apply"]["resources"]
     manifests = _file(tmp_path, resources)
-    assert Finding("checkov", by_checkov, "StatefulSet/ads") in checkov(manifests, "kubernetes").findings
-    assert Finding("kube-score", by_kube_score, "StatefulSet/ads") in kube_score(manifests).findings
+    assert checkov(manifests, "kubernetes").findings >= {
+        Finding("checkov", "CKV_K8S_16", "StatefulSet/ads"),
+        Finding("checkov", "CKV_K8S_22", "StatefulSet/warehouse"),
+        Finding("checkov", "CKV_K8S_14", "StatefulSet/notices"),
+        Finding("checkov", "CKV_K8S_13", "Job/apply"),
+    }
+    assert kube_score(manifests).findings >= {
+        Finding("kube-score", "container-security-context-privileged", "StatefulSet/ads"),
+        Finding("kube-score", "container-security-context-readonlyrootfilesystem", "StatefulSet/warehouse"),
+        Finding("kube-score", "container-image-tag", "StatefulSet/notices"),
+        Finding("kube-score", "container-ephemeral-storage-request-and-limit", "Job/apply"),
+    }
 
 
 SILENCERS = (

@@ -37,7 +37,7 @@ def test_renders_without_repeating_a_resource(folder: Path, tally: Tally) -> Non
 
 @pytest.mark.parametrize("folder", RENDERED, ids=_name)
 def test_rendering_is_the_same_every_time(folder: Path) -> None:
-    assert rendered_text.__wrapped__(folder) == rendered_text(folder)
+    assert rendered_text.__wrapped__(folder) == rendered_text.__wrapped__(folder)
 
 
 def test_every_environment_is_tested() -> None:

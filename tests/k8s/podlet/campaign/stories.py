@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from tests.k8s.podlet import PodletError
@@ -127,7 +128,7 @@ def kills(rig: Rig) -> Story:
         worker = _worker(rig, _KILLED)
         struck.append((what, time.time()))
         rig.podlet.kill(_KILLED, process=int(process))
-        rig.wait(lambda old=worker: _is_back(rig, _KILLED, old), f"{_KILLED} is back")  # type: ignore[misc]
+        rig.wait(partial(_is_back, rig, _KILLED, worker), f"{_KILLED} is back")
         ready_s.append(round(time.time() - struck[-1][1], 2))
         work_s[what].append(_cpu_s(rig.podlet.pids(_KILLED)[int(process) :]))
         rig.journal.note("killed", f"{_KILLED}, its {what}", f"ready again after {ready_s[-1]} s")
