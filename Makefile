@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := tour
-.PHONY: tour demo test test-campaigns test-kafka k8s-test chaos simulate bench check format lock image sbom audit schemas clean
+.PHONY: tour demo test test-campaigns test-kafka k8s-test k8s-tools k8s-tools-lock chaos simulate bench check format lock image sbom audit schemas clean
 
 tour: ## Show this tour
 	@echo "DatastreamX: make TARGET, where TARGET is one of"
@@ -29,10 +29,17 @@ test-campaigns: $(INSTALLED) ## Run small fault campaigns on real processes, and
 test-kafka: $(INSTALLED) ## Run the integration suite on Apache Kafka (needs Java 17 and Maven)
 	@DATASTREAMX_TEST_BROKER=kafka $(BIN)/python -m pytest --ignore tests/k8s -m "kafka or integration" $(ARGS)
 
-# What only reads shares the cores; what runs pods, images and API servers has them to itself.
-k8s-test: $(INSTALLED) ## Check all of k8s/ and the image, on a real API server and as real processes (needs root, Go 1.26)
+k8s-tools: $(INSTALLED) ## Build and install the tools of k8s-test, once per version of them (Go 1.26; minutes)
 	@$(BIN)/python -m tests.k8s.tools
 	@$(BIN)/python -m tests.k8s.terraform
+
+k8s-tools-lock: $(INSTALLED) ## Resolve the Python tools of k8s-test anew
+	@$(BIN)/python -m pip install --quiet uv
+	@cd tests/k8s/tools && for n in requirements supply-chain; do $(abspath $(BIN))/uv pip compile --quiet --upgrade $$n.in \
+		--generate-hashes --python-version 3.11 --custom-compile-command "make k8s-tools-lock" --output-file $$n.lock; done
+
+# What only reads shares the cores; what runs pods, images and API servers has them to itself.
+k8s-test: k8s-tools ## Check all of k8s/ and the image, on a real API server and as real processes (needs root, Go 1.26)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not (apiserver or podlet or image)" tests/k8s $(ARGS) || [ $$? = 5 ]
 	@$(BIN)/python -m pytest -m "apiserver or podlet or image" tests/k8s $(ARGS) || [ $$? = 5 ]
 
