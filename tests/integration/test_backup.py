@@ -35,6 +35,7 @@ def command(pipeline: Pipeline, *arguments: str) -> tuple[int, Any, str]:
     return done.returncode, json.loads(done.stdout or "null"), done.stderr
 
 
+@pytest.mark.campaign
 @pytest.mark.one_broker
 def test_an_old_store_of_the_ads_flow_does_no_harm_and_one_of_the_warehouse_is_refused(
     broker: Broker, servers: Servers, tmp_path: Path

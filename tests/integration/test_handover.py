@@ -27,6 +27,7 @@ BOXES = 150
 
 
 @pytest.mark.campaign
+@pytest.mark.one_broker
 def test_stores_that_are_handed_over_leave_what_one_cell_would(
     broker: Broker, servers: Servers, tmp_path: Path
 ) -> None:
@@ -62,6 +63,7 @@ def test_stores_that_are_handed_over_leave_what_one_cell_would(
         finish(pods, broker)
 
 
+@pytest.mark.campaign
 def test_lost_volume_of_an_ads_cell_is_rebuilt_and_nothing_differs(
     broker: Broker, servers: Servers, tmp_path: Path
 ) -> None:
