@@ -35,7 +35,7 @@ def _run(options: Options) -> Result:
 
 
 @pytest.fixture(scope="module")
-def result() -> Result:
+def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
     """All stories on one deployment: two cells, three, two."""
     return _run(
         Options(
@@ -49,15 +49,24 @@ def result() -> Result:
             cut_s=4.0,
             waves=(FLOWS,),
             starts_again=False,
+            keep=tmp_path_factory.mktemp("campaign"),
         )
     )
 
 
 @pytest.fixture(scope="module")
-def spoilt() -> Result:
+def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Result:
     """One cell, and everything planted."""
     return _run(
-        Options(stories=(), seed=SEED, cells=1, boxes=200, starts_again=False, plants=("old_store", "second_pod"))
+        Options(
+            stories=(),
+            seed=SEED,
+            cells=1,
+            boxes=200,
+            starts_again=False,
+            plants=("old_store", "second_pod"),
+            keep=tmp_path_factory.mktemp("spoilt"),
+        )
     )
 
 
