@@ -206,7 +206,7 @@ def _script(sandbox: Sandbox, started: Path) -> str:
         "echo 'hosts: files' >etc/nsswitch.conf; echo 'multi on' >etc/host.conf",
         f"echo {_q(sandbox.hostname)} >etc/hostname",
         *_system(),
-        *(line for target, source in sorted(sandbox.folders.items()) for line in _bind(Mount(source, target, True))),
+        *_folders(sandbox, hidden=False),
         *_bind(Mount(sandbox.hosts, "/etc/hosts", True)),
         "mount -t proc -o nosuid,nodev,noexec proc proc",
         "mount -t sysfs -o ro,nosuid,nodev,noexec sysfs sys",
@@ -215,6 +215,7 @@ def _script(sandbox: Sandbox, started: Path) -> str:
         *(f": >dev/{device}; mount --bind /dev/{device} dev/{device}" for device in _DEVICES),
         "ln -s /proc/self/fd dev/fd; ln -s fd/0 dev/stdin; ln -s fd/1 dev/stdout; ln -s fd/2 dev/stderr",
         *(line for mount in sandbox.mounts for line in _bind(mount)),
+        *_folders(sandbox, hidden=True),
         "pivot_root . .; umount -l .",
         *(["mount -o remount,ro /"] if sandbox.read_only_root else []),
         f"cd {_q(sandbox.workdir)}",
@@ -235,6 +236,17 @@ def _system() -> list[str]:
         if path.exists():
             lines += _bind(Mount(path.resolve(), str(path), True))
     return lines
+
+
+def _folders(sandbox: Sandbox, *, hidden: bool) -> list[str]:
+    """Of the image; those that a mount would hide come after it: a checkout below /tmp has to be in the pod's own."""
+    targets = [Path(mount.target) for mount in sandbox.mounts]
+    return [
+        line
+        for target, source in sorted(sandbox.folders.items())
+        if any(Path(target).is_relative_to(one) for one in targets) is hidden
+        for line in _bind(Mount(source, target, True))
+    ]
 
 
 def _bind(mount: Mount) -> list[str]:
