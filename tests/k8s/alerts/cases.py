@@ -121,6 +121,18 @@ CASES = (
         summary="1 of the processes of ads are missing",
     ),
     Case(
+        "ProcessMissing",
+        # Nobody answers any more for a whole flow, and the other one is well.
+        fires={name: f"{values.removesuffix('x60')}x20 stale" for name, values in _up("warehouse", 2, 2).items()}
+        | _up("ads", 2, 2),
+        # After a rescale from four cells to two.
+        silent={name: f"{values.removesuffix('x60')}x20 stale" for name, values in _up("ads", 4, 4).items()}
+        | {'datastreamx_processes{flow="ads", pod="ads-0", cells="two"}': "_x25 2x40"}
+        | {f'datastreamx_worker_up{{flow="ads", pod="ads-{n}", cells="two"}}': "_x25 1x40" for n in range(2)},
+        labels={"flow": "warehouse"},
+        summary="2 of the processes of warehouse are missing",
+    ),
+    Case(
         "ProcessNotReady",
         fires=_gauge("datastreamx_worker_ready", 0, flow="ads", pod="ads-0"),
         silent=_gauge("datastreamx_worker_ready", 1, flow="ads", pod="ads-0"),
@@ -205,8 +217,17 @@ CASES = (
     ),
     Case(
         "NoEvents",
-        fires={f"datastreamx_events_total{_ADS}": "500x60"},
-        silent={f"datastreamx_events_total{_ADS}": _rate(0.1)},
+        fires={f"datastreamx_events_total{_ADS}": "500x60"} | _up("ads", 1, 1),
+        silent={f"datastreamx_events_total{_ADS}": _rate(0.1)} | _up("ads", 1, 1),
+        labels={},
+        summary="No box has reported for 5 minutes",
+    ),
+    Case(
+        "NoEvents",
+        # Started anew, and nothing came since.
+        fires=_up("ads", 1, 1),
+        # Nothing is measured at all: that is another alert's.
+        silent={"up": "0x60"},
         labels={},
         summary="No box has reported for 5 minutes",
     ),
@@ -247,6 +268,14 @@ CASES = (
         fires=_decisions(0, no_bid=10) | {f"datastreamx_opportunities_total{_ADS}": _rate(10)},
         # Nobody watches: no opportunities, and nothing is wrong.
         silent=_decisions(0) | {f"datastreamx_opportunities_total{_ADS}": _rate(0)},
+        labels={},
+        summary="There are opportunities, and no ad wins",
+    ),
+    Case(
+        "NoAdsWin",
+        # Since the start nothing has won, so there is no such series.
+        fires={f"datastreamx_opportunities_total{_ADS}": _rate(10)},
+        silent=_decisions(1) | {f"datastreamx_opportunities_total{_ADS}": _rate(10)},
         labels={},
         summary="There are opportunities, and no ad wins",
     ),
