@@ -7,14 +7,14 @@ The timeline goes to standard error as it happens, the verdict to standard outpu
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from tests.chaos.campaign import run_campaign
+from tests.chaos.console import play
 from tests.chaos.faults.kinds import FAULTS
-from tests.chaos.journal import Entry
 from tests.chaos.options import Options
 from tests.chaos.planted.mount import planted
 from tests.chaos.report import as_json, as_text
@@ -40,19 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         plants=tuple(sorted(arguments.plant)),
         keep=arguments.keep,
     )
-    # Like Ctrl-C, so that nothing stays behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.stderr.write(f"{options.command}\n")
-    result = run_campaign(options, _tell)
-    sys.stdout.write(f"{as_json(result) if arguments.json else as_text(result)}\n")
-    if result.error is not None:
-        return 2
-    return 0 if result.holds else 1
-
-
-def _tell(entry: Entry) -> None:
-    sys.stderr.write(f"{entry}\n")
-    sys.stderr.flush()
+    return play(options.command, partial(run_campaign, options), as_json if arguments.json else as_text)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.brokers import Broker, running_broker
-from tests.integration.pipeline import Servers, running_servers
+from tests.integration.conftest import broker, servers
 from tests.k8s.image.building import Built, built_image
 from tests.k8s.image.podman import mounted
+
+__all__ = ["broker", "built", "files", "servers"]
 
 
 @pytest.fixture(scope="session")
@@ -22,15 +23,3 @@ def files(built: Built) -> Iterator[Path]:
     """Folder with all files of the image."""
     with mounted(built.name) as folder:
         yield folder
-
-
-@pytest.fixture(scope="session")
-def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    with running_broker(request, tmp_path_factory.mktemp("broker")) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    with running_servers(tmp_path_factory.mktemp("servers")) as running:
-        yield running

@@ -72,7 +72,6 @@ _TOOLS: dict[str, _Kind] = {
     # The interpreter of that environment, for what is a library and no program.
     "python": _Python(),
     "yamllint": _Python(),
-    "buildah": _Debian("buildah"),
     "debootstrap": _Debian("debootstrap"),
     "ip": _Debian("iproute2"),
     "nft": _Debian("nftables"),

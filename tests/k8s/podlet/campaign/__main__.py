@@ -7,11 +7,11 @@ broken, 2 the campaign could not go on. Needs root.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
+from functools import partial
 from pathlib import Path
 
-from tests.chaos.journal import Entry
+from tests.chaos.console import play
 from tests.k8s.podlet.campaign.campaign import run_campaign
 from tests.k8s.podlet.campaign.options import PLANTS, STORIES, Options
 from tests.k8s.podlet.campaign.report import as_json, as_text
@@ -36,19 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         plants=tuple(given.plant),
         keep=given.keep,
     )
-    # Like Ctrl-C, so that nothing stays behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.stderr.write(f"{options.command}\n")
-    result = run_campaign(options, _tell)
-    sys.stdout.write(f"{as_json(result) if given.json else as_text(result)}\n")
-    if result.error is not None:
-        return 2
-    return 0 if result.holds else 1
-
-
-def _tell(entry: Entry) -> None:
-    sys.stderr.write(f"{entry}\n")
-    sys.stderr.flush()
+    return play(options.command, partial(run_campaign, options), as_json if given.json else as_text)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
