@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
+# Where it is set, each of the many processes would compile all that it imports: a second or two.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := tour
 .PHONY: tour demo test test-campaigns test-kafka k8s-test k8s-tools k8s-tools-lock chaos simulate bench check format lock image sbom audit schemas clean
 

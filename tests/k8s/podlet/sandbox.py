@@ -50,7 +50,8 @@ class Image:
 def local_image(env: Mapping[str, str] | None = None) -> Image:
     """Our own image, as far as this checkout and its environment can be it: with the variables of the Containerfile.
 
-    Machine code is compiled on the first use on this machine, as the image's build does, and kept.
+    Bytecode and machine code are compiled on the first use on this machine, as the image's build does, and kept: whoever
+    runs in a pod can write neither, and would compile all of it at each start.
 
     Args:
         env: More that it sets.
@@ -60,8 +61,11 @@ def local_image(env: Mapping[str, str] | None = None) -> Image:
     variables = dict(word.split("=", 1) for line in lines for word in line.replace("\\\n", "").split())
     variables |= bare_image().env
     compiled = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "datastreamx" / "podlet-numba"
-    warm_up = [sys.executable, "-c", "from operators.viewing.warm import warm_up; warm_up()"]
-    subprocess.run(warm_up, check=True, cwd=CHECKOUT, env={**variables, "NUMBA_CACHE_DIR": str(compiled)})
+    sources = [Path(sys.prefix) / "lib", *(folder for folder in CHECKOUT.iterdir() if any(folder.glob("*.py")))]
+    warm_up = "from operators.viewing.warm import warm_up; warm_up()"
+    for argv in (["-m", "compileall", "-q", "-j2", *map(str, sources)], ["-c", warm_up]):
+        environment = {**variables, "NUMBA_CACHE_DIR": str(compiled)}
+        subprocess.run([sys.executable, *argv], check=True, cwd=CHECKOUT, env=environment)
     folders = {**bare_image().folders, variables["NUMBA_CACHE_DIR"]: compiled}
     return Image(("datastreamx",), {**variables, **(env or {})}, 10001, folders)
 
