@@ -99,7 +99,7 @@ def run_flow(name: FlowName, config: Config, place: Place, pulse: Pulse, *, acce
             server, _ = serve_metrics("127.0.0.1", 0)
             resources.callback(server.shutdown)
             pulse.serves_metrics(f"http://127.0.0.1:{server.server_port}/metrics")
-        spare_garbage_collection()
+        spare_garbage_collection(is_fresh=True)
         share_the_interpreter()
         _log.info("flow.starting", flow=name, store=str(recovery.db_dir))
         pulse.enter("restoring", "loading state")

@@ -136,7 +136,10 @@ def work(options: FlowOptions) -> None:
     Raises:
         DatastreamXError: What stopped the flow.
     """
-    from datastreamx.pulse import Pulse  # noqa: PLC0415  the supervisor does without all this
+    from datastreamx.interpreter import load_without_garbage_collection  # noqa: PLC0415  the supervisor does without
+
+    load_without_garbage_collection()
+    from datastreamx.pulse import Pulse  # noqa: PLC0415  likewise
     from flows.run import run_flow  # noqa: PLC0415  likewise
 
     configure_logging(json=options.json_logs)

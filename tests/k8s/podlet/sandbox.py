@@ -50,8 +50,8 @@ class Image:
 def local_image(env: Mapping[str, str] | None = None) -> Image:
     """Our own image, as far as this checkout and its environment can be it: with the variables of the Containerfile.
 
-    Bytecode and machine code are compiled on the first use on this machine, as the image's build does, and kept: whoever
-    runs in a pod can write neither, and would compile all of it at each start.
+    Bytecode and machine code are compiled on the first use on this machine, as the image's build does, and kept:
+    whoever runs in a pod can write neither, and would compile all of it at each start.
 
     Args:
         env: More that it sets.
