@@ -17,6 +17,7 @@ from datastreamx.cli.doctor.report import Finding, clock_ahead_ms
 from datastreamx.cli.output import Exit
 from datastreamx.clock import ManualClock, SystemClock
 from simulator.processes import free_port
+from tests import builders
 from tests.cli.running import Cli
 
 HOST = "127.0.0.1"
@@ -159,12 +160,27 @@ def test_exit_code_is_that_of_what_must_be_repaired_first(causes: list[report.Ca
     assert report.exit_code([warning, *findings]) is code
 
 
-def test_a_directory_that_cannot_be_made_fails(tmp_path: Path) -> None:
+def test_directories_that_cannot_be_made_fail_and_name_their_keys(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.touch()
-    assert checks._writable(blocker / "recovery", blocker).state == "fail"
-    assert checks._writable(tmp_path / "new", tmp_path).state == "ok"
-    assert [*tmp_path.iterdir()] == [blocker]
+    config = builders.config(f"[recovery]\ndirectory = '{blocker}/recovery'\nhandover = '{blocker}/handover'\n")
+    found = [one for one in checks.machine(config) if one.state == "fail"]
+    assert [(one.what, one.remedy) for one in found] == [
+        ("Recovery directory", "correct recovery.directory"),
+        ("Handover folder", "correct recovery.handover"),
+    ]
+
+
+def test_directories_that_can_be_made_are_not(tmp_path: Path) -> None:
+    config = builders.config(f"[recovery]\ndirectory = '{tmp_path}/new'\nhandover = '{tmp_path}/shared/handover'\n")
+    found = {one.what: one.state for one in checks.machine(config)}
+    assert (found["Recovery directory"], found["Handover folder"]) == ("ok", "ok")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_without_a_handover_folder_none_is_looked_for(tmp_path: Path) -> None:
+    config = builders.config(f"[recovery]\ndirectory = '{tmp_path}'\n")
+    assert "Handover folder" not in {one.what for one in checks.machine(config)}
 
 
 def test_a_wrong_configuration_lists_its_problems_and_skips_the_rest(cli: Cli, tmp_path: Path) -> None:

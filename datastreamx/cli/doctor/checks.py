@@ -104,12 +104,16 @@ def aggregators(config: Config) -> list[Finding]:
 
 
 def machine(config: Config) -> list[Finding]:
-    """Recovery directory, disk and limits."""
-    directory = Path(config.recovery.directory)
-    existing = next(folder for folder in (directory, *directory.absolute().parents) if folder.exists())
+    """Recovery directory and handover folder, disk and limits."""
+    directory, handover = Path(config.recovery.directory), config.recovery.handover
+    existing = _existing(directory)
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    findings = [_writable("Recovery directory", "recovery.directory", directory, existing)]
+    if handover is not None:
+        folder = Path(handover)
+        findings.append(_writable("Handover folder", "recovery.handover", folder, _existing(folder)))
     return [
-        _writable(directory, existing),
+        *findings,
         report.disk(str(directory), shutil.disk_usage(existing).free),
         report.open_files(limit, config.auction.concurrency, len(config.aggregators)),
     ]
@@ -146,13 +150,15 @@ def _prepared(what: str, plan: Callable[[], Sequence[object]]) -> Finding:
     return Finding(what=what, state="ok", detail="all in place")
 
 
-def _writable(directory: Path, existing: Path) -> Finding:
-    """Whether a store can be made; `existing` is the directory or its nearest parent that exists."""
-    what = "Recovery directory"
+def _existing(directory: Path) -> Path:
+    """It, or its nearest parent that exists."""
+    return next(folder for folder in (directory, *directory.absolute().parents) if folder.exists())
+
+
+def _writable(what: str, key: str, directory: Path, existing: Path) -> Finding:
+    """Whether files can be made in a directory that the configuration names under `key`; see `_existing`."""
     if not existing.is_dir():
-        return Finding(
-            what=what, state="fail", detail=f"{existing} is no directory", remedy="correct recovery.directory"
-        )
+        return Finding(what=what, state="fail", detail=f"{existing} is no directory", remedy=f"correct {key}")
     try:
         with tempfile.NamedTemporaryFile(dir=existing):
             pass
@@ -161,7 +167,7 @@ def _writable(directory: Path, existing: Path) -> Finding:
             what=what,
             state="fail",
             detail=f"{existing} cannot be written ({error.strerror})",
-            remedy="grant this user the right to write, or correct recovery.directory",
+            remedy=f"grant this user the right to write, or correct {key}",
         )
     detail = f"{directory} can be written" if existing == directory else f"{directory} can be made in {existing}"
     return Finding(what=what, state="ok", detail=detail)
