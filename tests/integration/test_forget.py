@@ -20,7 +20,7 @@ from tests.integration.brokers import Broker
 from tests.integration.oracle import RollupKey, decided
 from tests.integration.pipeline import Pipeline, Servers
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.one_broker, pytest.mark.timeout(300)]
 
 SECRET = b"0123456789abcdef"
 RETENTION_TEXT = "3 d 0 h after its last record"

@@ -64,6 +64,7 @@ def test_stores_that_are_handed_over_leave_what_one_cell_would(
 
 
 @pytest.mark.campaign
+@pytest.mark.one_broker  # Kafka tells test_replay what there is to build it from
 def test_lost_volume_of_an_ads_cell_is_rebuilt_and_nothing_differs(
     broker: Broker, servers: Servers, tmp_path: Path
 ) -> None:

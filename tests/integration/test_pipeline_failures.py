@@ -99,6 +99,7 @@ def test_missing_topic_is_named_with_the_command_that_makes_it(pipeline: Pipelin
     assert error.endswith("create it with `datastreamx apply`")
 
 
+@pytest.mark.one_broker
 def test_unreachable_broker_is_named_with_what_to_check(pipeline: Pipeline) -> None:
     bootstrap = f"127.0.0.1:{free_port()}"
     with edited(pipeline, pipeline.broker.bootstrap, bootstrap):

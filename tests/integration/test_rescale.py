@@ -17,7 +17,7 @@ from tests.integration.oracle import differences, expect
 from tests.integration.pipeline import FLOWS, Pipeline, Servers
 from tests.integration.test_pipeline import last_signs_of_life
 
-pytestmark = [pytest.mark.integration, pytest.mark.campaign, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.campaign, pytest.mark.one_broker, pytest.mark.timeout(600)]
 
 SEED = int(os.environ.get("DATASTREAMX_TEST_SEED", "1"))
 BOXES = 300
