@@ -90,7 +90,7 @@ class EventSource(FixedPartitionedSource[tuple[str, Chunk], bytes]):
 
 
 class EventPartition(StatefulSourcePartition[tuple[str, Chunk], bytes]):
-    """One reader. Asks for no wake-up time of its own: Bytewax calls an idle source each millisecond (0.4 µs)."""
+    """One reader. Asks for no wake-up time of its own: Bytewax calls an idle source each millisecond."""
 
     def __init__(  # noqa: PLR0913 - what the source was told, all by name
         self,
