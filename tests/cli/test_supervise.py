@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from datastreamx.cli.output import Exit
-from datastreamx.cli.supervise import LiveLine, leave_behind, parse_limits
+from datastreamx.cli.supervise import FlowOptions, LiveLine, leave_behind, parse_limits, work
 from datastreamx.clock import SystemClock
 from datastreamx.config import load_config
 from datastreamx.log import configure_logging
@@ -230,3 +231,13 @@ def test_second_request_to_end_gives_leaving_up(capfd: pytest.CaptureFixture[str
 def test_program_that_cannot_be_started_leaves_nothing(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     leave_behind([str(tmp_path / "none")], Limits(), SystemClock())
     assert "handover.failed" in capfd.readouterr().err
+
+
+def test_flow_is_loaded_with_the_garbage_collector_put_off(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, found = gc.get_threshold(), []
+    monkeypatch.setattr("flows.run.run_flow", lambda *_, **__: found.append(gc.get_threshold()[0]))
+    try:
+        work(FlowOptions("ads", config_file, None, accept_store=False, json_logs=True))
+    finally:
+        gc.set_threshold(*before)
+    assert found[0] > before[0]

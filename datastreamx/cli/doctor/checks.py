@@ -106,15 +106,13 @@ def aggregators(config: Config) -> list[Finding]:
 def machine(config: Config) -> list[Finding]:
     """Recovery directory and handover folder, disk and limits."""
     directory, handover = Path(config.recovery.directory), config.recovery.handover
-    existing = _existing(directory)
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    findings = [_writable("Recovery directory", "recovery.directory", directory, existing)]
+    findings = [_writable("Recovery directory", "recovery.directory", directory)]
     if handover is not None:
-        folder = Path(handover)
-        findings.append(_writable("Handover folder", "recovery.handover", folder, _existing(folder)))
+        findings.append(_writable("Handover folder", "recovery.handover", Path(handover)))
     return [
         *findings,
-        report.disk(str(directory), shutil.disk_usage(existing).free),
+        report.disk(str(directory), shutil.disk_usage(_existing(directory)).free),
         report.open_files(limit, config.auction.concurrency, len(config.aggregators)),
     ]
 
@@ -155,8 +153,9 @@ def _existing(directory: Path) -> Path:
     return next(folder for folder in (directory, *directory.absolute().parents) if folder.exists())
 
 
-def _writable(what: str, key: str, directory: Path, existing: Path) -> Finding:
-    """Whether files can be made in a directory that the configuration names under `key`; see `_existing`."""
+def _writable(what: str, key: str, directory: Path) -> Finding:
+    """Whether files can be made in a directory that the configuration names under `key`."""
+    existing = _existing(directory)
     if not existing.is_dir():
         return Finding(what=what, state="fail", detail=f"{existing} is no directory", remedy=f"correct {key}")
     try:

@@ -63,8 +63,8 @@ def local_image(env: Mapping[str, str] | None = None) -> Image:
     compiled = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "datastreamx" / "podlet-numba"
     sources = [Path(sys.prefix) / "lib", *(folder for folder in CHECKOUT.iterdir() if any(folder.glob("*.py")))]
     warm_up = "from operators.viewing.warm import warm_up; warm_up()"
+    environment = {**variables, "NUMBA_CACHE_DIR": str(compiled)}
     for argv in (["-m", "compileall", "-q", "-j2", *map(str, sources)], ["-c", warm_up]):
-        environment = {**variables, "NUMBA_CACHE_DIR": str(compiled)}
         subprocess.run([sys.executable, *argv], check=True, cwd=CHECKOUT, env=environment)
     folders = {**bare_image().folders, variables["NUMBA_CACHE_DIR"]: compiled}
     return Image(("datastreamx",), {**variables, **(env or {})}, 10001, folders)
